@@ -1,0 +1,1 @@
+"""The web server's side: a FastCGI client. See docs/design.md."""

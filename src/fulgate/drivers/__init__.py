@@ -1,0 +1,1 @@
+"""Carry the bytes. See docs/design.md."""

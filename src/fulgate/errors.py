@@ -1,0 +1,62 @@
+"""The errors of Fulgate. Each says what happens next to the connection or to the process.
+
+Misuse by our own code is `RuntimeError` or `ValueError`, never one of these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Aborted",
+    "AppNotFound",
+    "BindError",
+    "ConfigError",
+    "FulgateError",
+    "LimitExceeded",
+    "ProtocolError",
+]
+
+
+class FulgateError(Exception):
+    """Base of the errors that Fulgate raises on purpose."""
+
+
+class ProtocolError(FulgateError):
+    """The peer broke the rules of the protocol: its connection is closed, nothing is answered."""
+
+
+class LimitExceeded(FulgateError):
+    """The peer asked for more than a limit allows: it is answered, then the connection closes.
+
+    `status` is the answer's status line, such as "413 Content Too Large" (RFC 9110, 15.5.14) or
+    "431 Request Header Fields Too Large" (RFC 6585, 5).
+    """
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Aborted(FulgateError, ConnectionError):
+    """The web server gave the request up: the only error of ours that an application can meet.
+
+    Raised by reading the body and by writing the answer, after FCGI_ABORT_REQUEST (FastCGI 1.0,
+    section 5.4), after the connection was closed, and after a deadline passed.
+    """
+
+
+class ConfigError(FulgateError):
+    """The configuration cannot be used. The process ends with exit status 2."""
+
+    exit_status = 2
+
+
+class AppNotFound(FulgateError):
+    """The application does not load. The process ends with exit status 3."""
+
+    exit_status = 3
+
+
+class BindError(FulgateError):
+    """A listening socket cannot be had. The process ends with exit status 3."""
+
+    exit_status = 3

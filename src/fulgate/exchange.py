@@ -1,0 +1,215 @@
+"""One request and its answer: the noun that protocols, gateways and drivers share. No I/O.
+
+A protocol makes exchanges out of bytes, a gateway has an application answer them, a driver
+carries the bytes. They never import one another; they meet here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from fulgate.errors import LimitExceeded
+
+__all__ = [
+    "Buffer",
+    "Carrier",
+    "Exchange",
+    "Headers",
+    "Role",
+    "ServerProtocol",
+    "SyncGateway",
+    "encode_head",
+]
+
+Buffer = bytes | memoryview
+Headers = list[tuple[str, str]]
+
+
+class Role(enum.IntEnum):
+    """What the web server wants of the application (FastCGI 1.0, section 6)."""
+
+    RESPONDER = 1
+    AUTHORIZER = 2
+    FILTER = 3
+
+
+def encode_head(status: str, headers: Headers) -> bytes:
+    """Give the head of a CGI answer (RFC 3875, section 6.2): `Status: ...`, headers, empty line.
+
+    `status` is like "200 OK"; names and values are latin-1 text without CR, LF or NUL, which the
+    gateway has checked. Raises UnicodeEncodeError for text outside latin-1.
+    """
+    head = "Status: " + status + "\r\n"
+    for name, value in headers:
+        head += name + ": " + value + "\r\n"
+    return (head + "\r\n").encode("latin-1")
+
+
+class Exchange:
+    """One request, and its answer put into wire form. No I/O, no callbacks.
+
+    A protocol subclasses it: what is read (`params`, `body`, ...) is filled in by the protocol's
+    `feed`, and the methods that answer return the bytes to put on the wire. All calls for the
+    exchanges of one connection are made under that connection's lock.
+    """
+
+    def __init__(self, id: int, role: Role, keep: bool) -> None:
+        self.id = id
+        self.role = role
+        self.keep = keep  # may the connection live on after the answer?
+        # what came
+        self.params: dict[str, Any] = {}  # CGI variables, latin-1; becomes the WSGI environ
+        self.raw: bytes = b""  # the PARAMS block as it came; `pairs` reads it
+        self.repeated = False  # a name came more than once: `pairs` has them all
+        self.content_length = -1  # what CONTENT_LENGTH says; -1 when it says nothing usable
+        self.body: list[bytes] = []  # STDIN, received and not yet taken
+        self.data: list[bytes] = []  # FCGI_DATA, the same
+        self.body_size = 0  # bytes waiting in `body`
+        self.received = 0  # bytes of STDIN in all
+        self.params_ended = False
+        self.stdin_ended = False
+        self.data_ended = False
+        self.aborted = False  # given up by the peer, or detached after a deadline
+        self.refused: LimitExceeded | None = None  # answer with this instead of the application
+        # what goes
+        self.status = ""  # the staged status line, e.g. "200 OK"
+        self.headers: Headers = []
+        self.head_sent = False
+        self.ended = False  # `finish` or `fail` was called
+        self.broken = False  # `fail` was called
+        self.sent = 0  # bytes of the answer's body
+        # for the driver and the log
+        self.began = 0.0  # time.monotonic() when its PARAMS had ended
+        self.after: list[Callable[[], object]] | None = None  # run once the client has it all
+
+    @property
+    def complete(self) -> bool:
+        """Has all arrived that the role needs before, at the latest, the application starts?"""
+        if self.role is Role.RESPONDER:
+            return self.params_ended and self.stdin_ended
+        if self.role is Role.AUTHORIZER:
+            return self.params_ended
+        return self.params_ended and self.stdin_ended and self.data_ended
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Give the parameters in the order in which they came, repeated names included."""
+        raise NotImplementedError
+
+    def take(self) -> bytes:
+        """Take what has arrived of the body; b"" when there is nothing at the moment."""
+        if not self.body_size:
+            return b""
+        parts = self.body
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.body = []
+        self.body_size = 0
+        return data
+
+    def start(self, status: str, headers: Headers) -> None:
+        """Stage the head; nothing leaves yet. May be repeated until something was sent."""
+        if self.head_sent:
+            raise RuntimeError("the head of this answer was sent already")
+        self.status = status
+        self.headers = headers
+
+    def send(self, data: Buffer) -> list[Buffer]:
+        """Give the wire form of a piece of the body; the first call carries the head.
+
+        b"" sends the head alone, if it was not sent before.
+        """
+        raise NotImplementedError
+
+    def finish(self, data: Buffer = b"", app_status: int = 0) -> list[Buffer]:
+        """Give head (if not sent before) + data + end of streams + end of the request."""
+        raise NotImplementedError
+
+    def fail(self) -> list[Buffer]:
+        """Give up an answer that has begun. The peer must not take it for a whole one.
+
+        Web servers take END_REQUEST with any appStatus for a complete answer; only a connection
+        that closes without it reaches the client as an error. So nothing is written and `keep`
+        turns false, unless the connection carries other requests too.
+        """
+        raise NotImplementedError
+
+    def want(self, n: int) -> list[Buffer]:
+        """Ask the peer for `n` more bytes of body, where the protocol is one that must be asked."""
+        return []
+
+    def log(self, text: str) -> list[Buffer]:
+        """Give the wire form of a line for the web server's error log (FCGI_STDERR)."""
+        return []
+
+    def refuse(self, status: str, headers: Headers | None = None) -> list[Buffer]:
+        """Give a whole small answer of the server's own, such as "413 Content Too Large"."""
+        text = (status + "\n").encode("latin-1")
+        self.start(
+            status,
+            [
+                ("Content-Type", "text/plain; charset=utf-8"),
+                ("Content-Length", str(len(text))),
+                *(headers or []),
+            ],
+        )
+        return self.finish(b"" if self.params.get("REQUEST_METHOD") == "HEAD" else text)
+
+
+class ServerProtocol:
+    """One connection, as an application server's protocol sees it. No I/O."""
+
+    out: list[Buffer]  # what the protocol owes by itself: management records, refusals, ends
+    closing: bool  # close the connection once `out` and all answers have left
+
+    def feed(self, data: bytes) -> list[Exchange]:
+        """Take received bytes and return the exchanges that these bytes MOVED.
+
+        Moved: PARAMS ended, some body came, a stream ended, it was aborted or is refused.
+        Raises ProtocolError or LimitExceeded, and nothing else, whatever the bytes; then the
+        connection is to be closed, and `eof` gives the exchanges that this aborts.
+        """
+        raise NotImplementedError
+
+    def eof(self) -> list[Exchange]:
+        """Take note that the peer is gone; return the exchanges that are aborted by it."""
+        raise NotImplementedError
+
+    def done(self, exchange: Exchange) -> None:
+        """Take note that the exchange's answer has ended; its id may be used again."""
+        raise NotImplementedError
+
+    @property
+    def idle(self) -> bool:
+        """Is there no request, not even a part of one, on this connection?"""
+        raise NotImplementedError
+
+
+class Carrier:
+    """What a driver offers to a gateway that answers an exchange in a thread of its own.
+
+    Each call may block, and raises Aborted when the request was given up meanwhile.
+    """
+
+    def receive(self, exchange: Exchange) -> bytes:
+        """Wait for the next piece of the body and take it; b"" at its end."""
+        raise NotImplementedError
+
+    def send(self, exchange: Exchange, data: Buffer) -> None:
+        """Send a piece of the answer; b"" sends the staged head alone."""
+        raise NotImplementedError
+
+    def finish(self, exchange: Exchange, data: Buffer = b"", app_status: int = 0) -> None:
+        """Send the last piece of the answer, and its end."""
+        raise NotImplementedError
+
+    def fail(self, exchange: Exchange) -> None:
+        """Break an answer that has begun, so that the client sees an error."""
+        raise NotImplementedError
+
+    def log(self, exchange: Exchange, text: str) -> None:
+        """Send a line for the web server's error log, where the protocol has such."""
+        raise NotImplementedError
+
+
+SyncGateway = Callable[[Exchange, Carrier], None]

@@ -1,0 +1,1 @@
+"""Have an application answer an exchange. See docs/design.md."""
