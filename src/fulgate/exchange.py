@@ -17,6 +17,7 @@ __all__ = [
     "Carrier",
     "Exchange",
     "Headers",
+    "Limits",
     "Role",
     "ServerProtocol",
     "SyncGateway",
@@ -33,6 +34,18 @@ class Role(enum.IntEnum):
     RESPONDER = 1
     AUTHORIZER = 2
     FILTER = 3
+
+
+class Limits:
+    """What a protocol accepts of one request; 0 means no limit.
+
+    `params_size` and `body` are in bytes, `params` is a count of name-value pairs.
+    """
+
+    def __init__(self, params_size: int = 262144, params: int = 1000, body: int = 1 << 30) -> None:
+        self.params_size = params_size
+        self.params = params
+        self.body = body
 
 
 def encode_head(status: str, headers: Headers) -> bytes:

@@ -1,0 +1,454 @@
+"""FastCGI 1.0, the application's side. No I/O.
+
+Names are the specification's own; the sections in brackets are its sections.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+from fulgate.errors import Aborted, LimitExceeded, ProtocolError
+from fulgate.exchange import (
+    Buffer,
+    Exchange,
+    Limits,
+    Role,
+    ServerProtocol,
+    encode_head,
+)
+
+__all__ = ["FastCGI", "FastCGIExchange", "decode_pairs", "encode_pair", "record"]
+
+VERSION_1: Final = 1
+HEADER_LEN: Final = 8
+MAX_LENGTH: Final = 0xFFFF
+NULL_REQUEST_ID: Final = 0
+
+# types of record [8]
+BEGIN_REQUEST: Final = 1
+ABORT_REQUEST: Final = 2
+END_REQUEST: Final = 3
+PARAMS: Final = 4
+STDIN: Final = 5
+STDOUT: Final = 6
+STDERR: Final = 7
+DATA: Final = 8
+GET_VALUES: Final = 9
+GET_VALUES_RESULT: Final = 10
+UNKNOWN_TYPE: Final = 11
+
+KEEP_CONN: Final = 1  # the flag of BEGIN_REQUEST
+
+# values of protocolStatus in END_REQUEST [5.5]
+REQUEST_COMPLETE: Final = 0
+CANT_MPX_CONN: Final = 1
+OVERLOADED: Final = 2
+UNKNOWN_ROLE: Final = 3
+
+# A request whose PARAMS pass the limit is read to their end, so that it can be answered, but no
+# further than this many times the limit.
+PARAMS_PATIENCE: Final = 16
+
+# Below this, one joined buffer is cheaper than a list of buffers.
+JOIN_BELOW: Final = 32768
+
+# The content of a long STDOUT record: the longest that keeps what follows aligned to 8 bytes [3.3].
+STDOUT_CHUNK: Final = 65528
+
+ROLES: Final = {role.value: role for role in Role}
+RESPONDER_ONLY: Final = frozenset({Role.RESPONDER})
+
+_header = struct.Struct(">BBHHBx").pack
+_end_request = struct.Struct(">BBHHBxIB3x").pack
+_stdout_end_and_end_request = struct.Struct(">BBHHBxBBHHBxIB3x").pack
+
+
+def record(kind: int, request_id: int, content: Buffer = b"", padding: int = 0) -> bytes:
+    """Give one record [3.3]; `content` has at most 65,535 bytes, `padding` is 0 to 255."""
+    head = _header(VERSION_1, kind, request_id, len(content), padding)
+    return b"".join((head, content, bytes(padding)))
+
+
+def encode_length(n: int) -> bytes:
+    """Give a length of a name or a value in 1 byte or in 4 [3.4]; `n` is below 2**31."""
+    return bytes((n,)) if n < 0x80 else (n | 0x80000000).to_bytes(4, "big")
+
+
+def encode_pair(name: bytes, value: bytes) -> bytes:
+    """Give one name-value pair [3.4]."""
+    return b"".join((encode_length(len(name)), encode_length(len(value)), name, value))
+
+
+def _next_length(raw: bytes, pos: int) -> tuple[int, int]:
+    """Read a length of the 4-byte form at `pos`; return it and the position behind it."""
+    if pos + 4 > len(raw):
+        raise ProtocolError("a name-value pair is cut short")
+    return int.from_bytes(raw[pos : pos + 4], "big") & 0x7FFFFFFF, pos + 4
+
+
+def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
+    """Give the name-value pairs [3.4] in their order, decoded as latin-1.
+
+    Raises ProtocolError when the last pair is cut short.
+    """
+    pairs: list[tuple[str, str]] = []
+    text = raw.decode("latin-1")  # the indices of bytes and text agree
+    end = len(raw)
+    pos = 0
+    while pos < end:
+        name_length = raw[pos]
+        if name_length < 0x80:
+            pos += 1
+        else:
+            name_length, pos = _next_length(raw, pos)
+        if pos >= end:
+            raise ProtocolError("a name-value pair is cut short")
+        value_length = raw[pos]
+        if value_length < 0x80:
+            pos += 1
+        else:
+            value_length, pos = _next_length(raw, pos)
+        middle = pos + name_length
+        stop = middle + value_length
+        if stop > end:
+            raise ProtocolError("a name-value pair is cut short")
+        pairs.append((text[pos:middle], text[middle:stop]))
+        pos = stop
+    return pairs
+
+
+class FastCGIExchange(Exchange):
+    """A FastCGI request and its answer."""
+
+    def __init__(self, id: int, role: Role, keep: bool, protocol: FastCGI) -> None:
+        super().__init__(id, role, keep)
+        self._protocol = protocol
+        self._params: list[bytes] = []
+        self._params_size = 0
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return decode_pairs(self.raw)
+
+    def _take_head(self) -> bytes:
+        if self.aborted:
+            raise Aborted("the request was given up by the web server")
+        if self.ended:
+            raise RuntimeError("this answer has ended already")
+        if self.head_sent:
+            return b""
+        if not self.status:
+            raise RuntimeError("the answer was not started")
+        head = encode_head(self.status, self.headers)
+        self.head_sent = True
+        return head
+
+    def _stdout(self, data: Buffer) -> list[Buffer]:
+        """Give `data`, of any length above 0, as STDOUT records."""
+        id = self.id
+        size = len(data)
+        if size <= JOIN_BELOW:
+            return [b"".join((_header(VERSION_1, STDOUT, id, size, 0), data))]
+        if size <= MAX_LENGTH:
+            return [_header(VERSION_1, STDOUT, id, size, 0), data]
+        out: list[Buffer] = []
+        view = memoryview(data)
+        for pos in range(0, size, STDOUT_CHUNK):
+            piece = view[pos : pos + STDOUT_CHUNK]
+            out.append(_header(VERSION_1, STDOUT, id, len(piece), 0))
+            out.append(piece)
+        return out
+
+    def send(self, data: Buffer) -> list[Buffer]:
+        head = self._take_head()
+        self.sent += len(data)
+        if head and len(data) <= JOIN_BELOW:
+            return self._stdout(b"".join((head, data)))
+        out = self._stdout(head) if head else []
+        if data:
+            out += self._stdout(data)
+        return out
+
+    def finish(self, data: Buffer = b"", app_status: int = 0) -> list[Buffer]:
+        head = self._take_head()
+        self.ended = True
+        id = self.id
+        size = len(data)
+        self.sent += size
+        tail = _stdout_end_and_end_request(
+            VERSION_1, STDOUT, id, 0, 0, VERSION_1, END_REQUEST, id, 8, 0,
+            app_status & 0xFFFFFFFF, REQUEST_COMPLETE,
+        )  # fmt: skip
+        size += len(head)
+        if size == 0:
+            return [tail]
+        if size <= JOIN_BELOW:
+            return [b"".join((_header(VERSION_1, STDOUT, id, size, 0), head, data, tail))]
+        out = self._stdout(head) if head else []
+        if data:
+            out += self._stdout(data)
+        out.append(tail)
+        return out
+
+    def fail(self) -> list[Buffer]:
+        if self.aborted:
+            raise Aborted("the request was given up by the web server")
+        if self.ended:
+            raise RuntimeError("this answer has ended already")
+        self.ended = True
+        self.broken = True
+        if self._protocol.alone:
+            self.keep = False
+            return []
+        return [_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 1, REQUEST_COMPLETE)]
+
+    def log(self, text: str) -> list[Buffer]:
+        if self.aborted or self.ended:
+            return []
+        data = text.encode("utf-8", "backslashreplace")
+        return [
+            record(STDERR, self.id, data[pos : pos + MAX_LENGTH])
+            for pos in range(0, len(data), MAX_LENGTH)
+        ]
+
+
+class FastCGI(ServerProtocol):
+    """One connection of a web server, seen from the application's side.
+
+    `values` answers GET_VALUES [4.1]; `roles` are served, others get UNKNOWN_ROLE [5.5]; without
+    `multiplex` a request beside another one gets CANT_MPX_CONN [5.5].
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        values: Mapping[str, str],
+        roles: frozenset[Role] = RESPONDER_ONLY,
+        multiplex: bool = False,
+    ) -> None:
+        self.out: list[Buffer] = []
+        self.closing = False
+        self._limits = limits
+        self._values = values
+        self._roles = roles
+        self._multiplex = multiplex
+        self._active: dict[int, FastCGIExchange] = {}
+        self._moved: list[Exchange] = []
+        # An incomplete record: its pieces, their length, and the length worth looking at it again.
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self._active and not self._have
+
+    @property
+    def alone(self) -> bool:
+        """Is there at most one request on the connection?"""
+        return len(self._active) <= 1
+
+    def feed(self, data: bytes) -> list[Exchange]:
+        if self._have:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []
+            data = b"".join(self._parts)
+            self._parts = []
+            self._have = 0
+        moved: list[Exchange] = []
+        self._moved = moved
+        active = self._active
+        pos = 0
+        end = len(data)
+        need = HEADER_LEN
+        while end - pos >= HEADER_LEN:
+            if data[pos] != VERSION_1:
+                raise ProtocolError(f"version {data[pos]} is not FastCGI's")
+            length = data[pos + 4] << 8 | data[pos + 5]
+            need = HEADER_LEN + length + data[pos + 6]
+            if end - pos < need:
+                break
+            kind = data[pos + 1]
+            id = data[pos + 2] << 8 | data[pos + 3]
+            start = pos + HEADER_LEN
+            content = data[start : start + length]
+            pos += need
+            need = HEADER_LEN
+            exchange = active.get(id)
+            if exchange is None:
+                self._inactive(kind, id, content)
+            elif kind == STDIN:
+                self._stdin(exchange, content)
+            elif kind == PARAMS:
+                if content and exchange.refused is None and not exchange.params_ended:
+                    exchange._params.append(content)
+                    exchange._params_size += length
+                    if exchange._params_size > self._limits.params_size:
+                        self._params_too_large(exchange, length)
+                else:
+                    self._params(exchange, content)
+            else:
+                self._rare(exchange, kind, content)
+        if pos < end:
+            self._parts = [data[pos:] if pos else data]
+            self._have = end - pos
+            self._need = need
+        return moved
+
+    def eof(self) -> list[Exchange]:
+        aborted: list[Exchange] = list(self._active.values())
+        for exchange in aborted:
+            exchange.aborted = True
+        self._active.clear()
+        self._parts = []
+        self._have = 0
+        self.closing = True
+        return aborted
+
+    def done(self, exchange: Exchange) -> None:
+        if self._active.get(exchange.id) is exchange:
+            del self._active[exchange.id]
+        if not exchange.keep:
+            self.closing = True
+
+    # What feed does less often than for every record.
+
+    def _params(self, exchange: FastCGIExchange, content: bytes) -> None:
+        """Take a PARAMS record that ends the stream, or one that is too much."""
+        if exchange.params_ended:
+            raise ProtocolError("PARAMS after the end of PARAMS")
+        if content:
+            self._params_too_large(exchange, len(content))
+            return
+        if exchange.refused is None:
+            exchange.raw = raw = b"".join(exchange._params)
+            pairs = decode_pairs(raw)
+            exchange.params = params = dict(pairs)
+            exchange.repeated = len(params) != len(pairs)
+            if 0 < self._limits.params < len(pairs):
+                exchange.refused = LimitExceeded(
+                    "431 Request Header Fields Too Large",
+                    f"{len(pairs)} parameters are more than {self._limits.params}",
+                )
+            self._body_length(exchange, params.get("CONTENT_LENGTH", ""))
+        exchange._params = []
+        exchange.params_ended = True
+        if exchange.refused is not None:
+            exchange.keep = False
+        self._moved.append(exchange)
+
+    def _params_too_large(self, exchange: FastCGIExchange, length: int) -> None:
+        limit = self._limits.params_size
+        if exchange.params_ended:
+            raise ProtocolError("PARAMS after the end of PARAMS")
+        if not limit:
+            return
+        if exchange.refused is None:
+            exchange.refused = LimitExceeded(
+                "431 Request Header Fields Too Large", f"PARAMS are longer than {limit} bytes"
+            )
+            exchange._params = []
+        else:
+            exchange._params_size += length
+        if exchange._params_size > limit * PARAMS_PATIENCE:
+            raise exchange.refused
+
+    def _body_length(self, exchange: FastCGIExchange, text: str) -> None:
+        """Read CONTENT_LENGTH; "", "-1" and nonsense say nothing, STDIN's end does."""
+        if not text.isdecimal():
+            return
+        limit = self._limits.body
+        # A number that no disk holds is too large, whatever its value: int() of it takes long.
+        if len(text) > 18 or (0 < limit < int(text)):
+            if exchange.refused is None:
+                exchange.refused = LimitExceeded(
+                    "413 Content Too Large", f"a body of {text[:32]} bytes is more than {limit}"
+                )
+            return
+        exchange.content_length = int(text)
+
+    def _stdin(self, exchange: FastCGIExchange, content: bytes) -> None:
+        if not exchange.params_ended:
+            raise ProtocolError("STDIN before the end of PARAMS")
+        if exchange.stdin_ended:
+            raise ProtocolError("STDIN after the end of STDIN")
+        if not content:
+            exchange.stdin_ended = True
+        elif exchange.refused is None:
+            length = len(content)
+            exchange.received += length
+            exchange.body_size += length
+            exchange.body.append(content)
+            if 0 < self._limits.body < exchange.received:
+                exchange.refused = LimitExceeded(
+                    "413 Content Too Large", f"the body is longer than {self._limits.body} bytes"
+                )
+                exchange.keep = False
+                exchange.take()
+        else:
+            return
+        if exchange not in self._moved:
+            self._moved.append(exchange)
+
+    def _inactive(self, kind: int, id: int, content: bytes) -> None:
+        if id == NULL_REQUEST_ID:
+            self._management(kind, content)
+        elif kind == BEGIN_REQUEST:
+            self._begin(id, content)
+        # All else is ignored [3.3].
+
+    def _begin(self, id: int, content: bytes) -> None:
+        if len(content) != 8:
+            raise ProtocolError(f"BEGIN_REQUEST of {len(content)} bytes")
+        role = ROLES.get(content[0] << 8 | content[1])
+        keep = content[2] & KEEP_CONN != 0
+        if role is None or role not in self._roles:
+            self._refuse(id, UNKNOWN_ROLE)
+            if not keep and not self._active:
+                self.closing = True
+        elif self._active and not self._multiplex:
+            self._refuse(id, CANT_MPX_CONN)
+        else:
+            self._active[id] = FastCGIExchange(id, role, keep, self)
+
+    def _refuse(self, id: int, protocol_status: int) -> None:
+        self.out.append(_end_request(VERSION_1, END_REQUEST, id, 8, 0, 0, protocol_status))
+
+    def _management(self, kind: int, content: bytes) -> None:
+        if kind == GET_VALUES:
+            asked = dict.fromkeys(name for name, _ in decode_pairs(content))
+            values = self._values
+            result = b"".join(
+                encode_pair(name.encode("latin-1"), values[name].encode("latin-1"))
+                for name in asked
+                if name in values
+            )
+            self.out.append(record(GET_VALUES_RESULT, NULL_REQUEST_ID, result))
+        else:
+            body = bytes((kind, 0, 0, 0, 0, 0, 0, 0))
+            self.out.append(record(UNKNOWN_TYPE, NULL_REQUEST_ID, body))
+
+    def _rare(self, exchange: FastCGIExchange, kind: int, content: bytes) -> None:
+        if kind == ABORT_REQUEST:
+            exchange.aborted = True
+            self.out.append(
+                _end_request(VERSION_1, END_REQUEST, exchange.id, 8, 0, 0, REQUEST_COMPLETE)
+            )
+            self.done(exchange)
+            if exchange not in self._moved:
+                self._moved.append(exchange)
+        elif kind == BEGIN_REQUEST:
+            raise ProtocolError(f"BEGIN_REQUEST for request {exchange.id}, which is active")
+        elif kind == DATA and exchange.role is Role.FILTER:
+            if exchange.data_ended:
+                raise ProtocolError("DATA after the end of DATA")
+            if content:
+                exchange.data.append(content)
+            else:
+                exchange.data_ended = True
+            if exchange not in self._moved:
+                self._moved.append(exchange)
+        # Other types of record mean nothing to a request, and are ignored.
