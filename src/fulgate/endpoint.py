@@ -1,0 +1,312 @@
+"""Endpoints: where to listen, and where to connect.
+
+Written `unix:PATH?mode=660&owner=NAME&group=NAME`, `tcp:HOST:PORT`, `tcp:[IPV6]:PORT`, `fd:N`
+or `systemd[:NAME]`.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fulgate.errors import BindError, ConfigError
+from fulgate.listener import (
+    Listener,
+    adopt,
+    bind_tcp,
+    bind_unix,
+    inherited_on_stdin,
+    ip_address,
+    is_loopback,
+    systemd_sockets,
+)
+
+__all__ = [
+    "DEFAULT",
+    "AllowedClients",
+    "Endpoint",
+    "Listener",
+    "bind_all",
+]
+
+DEFAULT = "tcp:127.0.0.1:9000"
+"""Where a server listens that is told nothing and inherits nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen or to connect. `parse` makes one."""
+
+    kind: str  # "unix", "tcp", "fd" or "systemd"
+    path: str = ""  # unix
+    mode: int = 0o660  # unix: permissions of the socket's file, as PHP-FPM's listen.mode
+    owner: str = ""  # unix: name or number; "": the process's own
+    group: str = ""
+    host: str = ""  # tcp: name or address, IPv6 without its brackets
+    port: int = 0  # tcp: 0 has the system choose, for listening only
+    fd: int = -1
+    name: str = ""  # systemd: FileDescriptorName=; "" takes all
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read an endpoint's text form. Raises ConfigError."""
+        kind, colon, rest = text.partition(":")
+        if "\0" in text:
+            raise ConfigError(f"endpoint {text!r}: NUL is not allowed")
+        if kind == "unix" and colon:
+            return cls._parse_unix(text, rest)
+        if kind == "tcp" and colon:
+            return cls._parse_tcp(text, rest)
+        if kind == "fd" and rest.isascii() and rest.isdigit():
+            return cls("fd", fd=int(rest))
+        if kind == "systemd" and (rest or not colon):
+            return cls("systemd", name=rest)
+        raise ConfigError(
+            f"endpoint {text!r}: write unix:PATH, tcp:HOST:PORT, fd:N or systemd[:NAME]"
+            + _did_you_mean(text)
+        )
+
+    @classmethod
+    def _parse_unix(cls, text: str, rest: str) -> Endpoint:
+        path, _, query = rest.partition("?")
+        if not path:
+            raise ConfigError(f"endpoint {text!r}: the path is missing")
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        except ValueError:
+            raise ConfigError(f"endpoint {text!r}: write ?mode=660&owner=..&group=..") from None
+        known = dict(pairs)
+        unknown = sorted(known.keys() - {"mode", "owner", "group"})
+        if unknown or len(known) != len(pairs):
+            raise ConfigError(
+                f"endpoint {text!r}: {unknown[0]!r} is unknown; mode, owner and group are known"
+                if unknown
+                else f"endpoint {text!r}: an option is there twice"
+            )
+        for name, value in pairs:
+            if not value:
+                raise ConfigError(f"endpoint {text!r}: {name} has no value")
+        mode = known.get("mode", "660")
+        if not re.fullmatch("0?[0-7]{3}", mode):
+            raise ConfigError(f"endpoint {text!r}: mode is octal, such as 660")
+        return cls(
+            "unix",
+            path=path,
+            mode=int(mode, 8),
+            owner=known.get("owner", ""),
+            group=known.get("group", ""),
+        )
+
+    @classmethod
+    def _parse_tcp(cls, text: str, rest: str) -> Endpoint:
+        match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", rest, re.ASCII)
+        if match is None or int(match[3]) > 65535:
+            raise ConfigError(
+                f"endpoint {text!r}: write tcp:HOST:PORT, IPv6 as tcp:[::1]:PORT, ports to 65535"
+            )
+        return cls("tcp", host=match[1] or match[2], port=int(match[3]))
+
+    def __str__(self) -> str:
+        if self.kind == "unix":
+            options = [f"mode={self.mode:o}"] if self.mode != 0o660 else []
+            options += [f"owner={self.owner}"] if self.owner else []
+            options += [f"group={self.group}"] if self.group else []
+            return f"unix:{self.path}" + ("?" if options else "") + "&".join(options)
+        if self.kind == "tcp":
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            return f"tcp:{host}:{self.port}"
+        if self.kind == "fd":
+            return f"fd:{self.fd}"
+        return f"systemd:{self.name}" if self.name else "systemd"
+
+    # as a server
+
+    def bind(self, backlog: int = 2048) -> list[Listener]:
+        """Listen. A host name, or `systemd`, may stand for several sockets.
+
+        Raises BindError, and ConfigError for an owner or group that does not exist.
+        """
+        try:
+            if self.kind == "unix":
+                return [
+                    bind_unix(
+                        self.path, backlog, mode=self.mode, owner=self.owner, group=self.group
+                    )
+                ]
+            if self.kind == "tcp":
+                return bind_tcp(self._resolve(passive=True), backlog)
+            if self.kind == "fd":
+                return [adopt(self.fd)]
+            fds = systemd_sockets(self.name)
+            if not fds:
+                raise BindError("systemd passed no such socket (LISTEN_FDS, LISTEN_FDNAMES)")
+            return [adopt(fd) for fd in fds]
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {self}: {error}") from None
+        except BindError as error:
+            raise BindError(f"cannot listen on {self}: {error}") from error.__cause__
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = "the address is in use already"
+            raise BindError(f"cannot listen on {self}: {reason}") from error
+
+    def exposed(self) -> list[str]:
+        """Give the addresses behind a TCP endpoint that other machines can reach.
+
+        [] for a Unix socket, and for inherited sockets (see `Listener.exposed`). Raises BindError
+        for a host name that does not resolve.
+        """
+        if self.kind != "tcp":
+            return []
+        addresses = [str(sockaddr[0]) for _, sockaddr in self._resolve(passive=True)]
+        return [address for address in addresses if not is_loopback(address)]
+
+    # as a client
+
+    def addresses(self) -> list[tuple[socket.AddressFamily, Any]]:
+        """Give what `socket.connect` wants: address families and addresses, to try in order.
+
+        Raises ConfigError for an endpoint that one cannot connect to, BindError for a host name
+        that does not resolve.
+        """
+        if self.kind == "unix":
+            return [(socket.AF_UNIX, self.path)]
+        if self.kind != "tcp" or not self.port:
+            raise ConfigError(f"endpoint {self}: one cannot connect to it")
+        return self._resolve(passive=False)
+
+    def connect(self, timeout: float | None = None) -> socket.socket:
+        """Connect as a client; `timeout` in seconds also becomes the socket's.
+
+        Raises OSError when nobody listens, else what `addresses` raises.
+        """
+        problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
+        for family, address in self.addresses():
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                sock.connect(address)
+                if family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                sock.close()
+                problem = error
+            else:
+                return sock
+        raise problem
+
+    def _resolve(self, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
+        flags = socket.AI_PASSIVE if passive else 0
+        try:
+            found = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags
+            )
+        except (OSError, UnicodeError) as error:  # UnicodeError: a label that IDNA refuses
+            raise BindError(f"the host {self.host!r} does not resolve: {error}") from error
+        return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+
+
+class AllowedClients:
+    """The IP addresses and networks that may connect (FastCGI 1.0, section 3.2).
+
+    `patterns` are like "10.0.0.7", "10.0.0.0/8" or "fd00::/8"; none allows everybody. Raises
+    ConfigError.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        for pattern in patterns:
+            try:
+                self.networks.append(ipaddress.ip_network(pattern.strip()))
+            except ValueError as error:
+                raise ConfigError(f"allowed_clients: {error}") from None
+
+    @classmethod
+    def of(cls, patterns: Iterable[str], environ: Mapping[str, str] = os.environ) -> AllowedClients:
+        """Take `patterns`, or if there are none what FCGI_WEB_SERVER_ADDRS says."""
+        patterns = list(patterns)
+        if not patterns:
+            listed = environ.get("FCGI_WEB_SERVER_ADDRS", "")
+            patterns = [part for part in listed.split(",") if part.strip()]
+        return cls(patterns)
+
+    def __bool__(self) -> bool:
+        return bool(self.networks)
+
+    def allows(self, peer: Any) -> bool:
+        """May `peer`, an address as `socket.accept` gives it, connect? A Unix peer always may."""
+        if not self.networks or not isinstance(peer, tuple):
+            return True
+        address = ip_address(peer[0])
+        return any(address in network for network in self.networks)
+
+
+def bind_all(
+    endpoints: Iterable[str | Endpoint] = (),
+    *,
+    backlog: int = 2048,
+    allowed_clients: AllowedClients | None = None,
+    on_exposed: Callable[[str], object] | None = None,
+) -> list[Listener]:
+    """Listen on all `endpoints`, or on none of them.
+
+    With no endpoints: on the socket inherited on descriptor 0 (FastCGI 1.0, section 2.2), else on
+    systemd's, else on `DEFAULT`. A socket that other machines can reach is refused unless
+    `allowed_clients` names some; the explanation goes to `on_exposed` instead, where it is given.
+    Raises ConfigError, BindError.
+    """
+    chosen = [Endpoint.parse(e) if isinstance(e, str) else e for e in endpoints]
+    if not chosen:
+        chosen = [_default_endpoint()]
+
+    def check(what: object, addresses: Iterable[str]) -> None:
+        for address in addresses:
+            text = (
+                f"{what} would let every machine that reaches {address} run requests here:"
+                " name the web servers in allowed_clients, or listen on a Unix socket or 127.0.0.1"
+            )
+            if on_exposed is None:
+                raise ConfigError(text)
+            on_exposed(text)
+            break
+
+    listeners: list[Listener] = []
+    try:
+        for endpoint in chosen if not allowed_clients else ():
+            check(endpoint, endpoint.exposed())
+        for endpoint in chosen:
+            bound = endpoint.bind(backlog)
+            listeners += bound
+            if not allowed_clients and endpoint.kind != "tcp":
+                for listener in bound:
+                    if listener.exposed:
+                        check(f"{endpoint} ({listener.label})", listener.getsockname()[:1])
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _default_endpoint() -> Endpoint:
+    if inherited_on_stdin():
+        return Endpoint("fd", fd=0)
+    if systemd_sockets(take=False):
+        return Endpoint("systemd")
+    return Endpoint.parse(DEFAULT)
+
+
+def _did_you_mean(text: str) -> str:
+    if text.startswith(("/", "./")):
+        return f"; did you mean 'unix:{text}'?"
+    if re.fullmatch(r"(\[[^\]]+\]|[^:/]+):[0-9]+", text):
+        return f"; did you mean 'tcp:{text}'?"
+    return ""
