@@ -1,0 +1,89 @@
+"""What all tests share: which programs they need, and the servers that they run."""
+
+from __future__ import annotations
+
+import collections
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.servers import PATH, RealServer, Running
+
+MISSING = pytest.StashKey[dict[str, set[str]]]()  # program: the tests that need it
+SERVERS = pytest.StashKey[list[RealServer]]()
+
+
+def programs_of(item: pytest.Item) -> list[str]:
+    """Give the names of the programs that a test says it runs."""
+    names: list[str] = []
+    for marker in ("requires_server", "requires_program"):
+        for mark in item.iter_markers(marker):
+            names += mark.args
+    return names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing: dict[str, set[str]] = collections.defaultdict(set)
+    config.stash[MISSING] = missing
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note who lacks what, before options such as -m leave tests out."""
+    for item in items:
+        for name in programs_of(item):
+            if not shutil.which(name, path=PATH):
+                config.stash[MISSING][name].add(item.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = [name for name in programs_of(item) if name in item.config.stash[MISSING]]
+    if missing:
+        reason = "not installed: " + ", ".join(missing)
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    missing = config.stash[MISSING]
+    if missing:
+        terminalreporter.section("not installed, so these tests did not run", yellow=True)
+        for name, tests in sorted(missing.items()):
+            terminalreporter.write_line(f"{name}: {len(tests)} tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the servers logged when the test failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for server in item.stash.get(SERVERS, []):
+            report.sections.append((f"logs of {server.program}", server.log()))
+    return report
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for a Unix socket, that any user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="fulgate-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def running(folder: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    started = request.node.stash.setdefault(SERVERS, [])
+    with ExitStack() as stack:
+        yield Running(folder, started, stack)

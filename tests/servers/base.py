@@ -1,0 +1,147 @@
+"""A real server, run as a child that never daemonises, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
+
+# Debian keeps web servers in sbin, which an ordinary user's PATH leaves out.
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+PATIENCE = 20.0  # seconds to start, and to stop
+
+S = TypeVar("S", bound="RealServer")
+P = ParamSpec("P")
+
+
+def free_port() -> int:
+    """Give a TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def connect(port: int, timeout: float = 30.0) -> socket.socket:
+    """Connect to a port of the loopback interface."""
+    return socket.create_connection(("127.0.0.1", port), timeout)
+
+
+class RealServer:
+    """Starts on entry, once it accepts connections, and is stopped by its process id on exit.
+
+    `folder` is the server's own: it must be one that any user may enter, since a server that is
+    started by root gives its privileges up. Subclasses write their configuration there.
+    """
+
+    program: ClassVar[str]
+    stop_signal: ClassVar[int] = signal.SIGTERM
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self) -> None:
+        """Write the configuration files for `self.port`."""
+
+    def command(self) -> list[str]:
+        """Give the command line that runs the server in the foreground."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Give the process's environment variables."""
+        return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": str(self.folder)}
+
+    def accepts(self) -> bool:
+        """Does the server take connections?"""
+        try:
+            connect(self.port, 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def pid(self) -> int:
+        if self.process is None:
+            raise RuntimeError(f"{self.program} is not running")
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self) -> str:
+        """Give what the server wrote to its log files and to its standard streams."""
+        texts = [
+            f"--- {path.name}\n{path.read_text(errors='replace')[-8000:]}"
+            for path in sorted(self.folder.glob("*.log"))
+            if path.stat().st_size
+        ]
+        return "\n".join(texts) or "(nothing logged)"
+
+    def start(self) -> None:
+        # The port is only likely to be free: another process may take it before the server does.
+        for _ in range(3):
+            self.port = free_port()
+            self.configure()
+            with (self.folder / "stdio.log").open("wb") as out:
+                self.process = subprocess.Popen(
+                    self.command(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    cwd=self.folder,
+                    env=self.environment(),
+                )
+            deadline = time.monotonic() + PATIENCE
+            while self.process.poll() is None and time.monotonic() < deadline:
+                if self.accepts():
+                    return
+                time.sleep(0.02)
+            self.stop()
+        raise RuntimeError(f"{self.program} did not start:\n{self.log()}")
+
+    def stop(self, signum: int | None = None) -> int:
+        """End the process and give its exit status; kill it, as a failure, when it does not end."""
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        if process.poll() is None:
+            process.send_signal(self.stop_signal if signum is None else signum)
+        try:
+            return process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(PATIENCE)
+            raise RuntimeError(f"{self.program} did not stop:\n{self.log()}") from None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+class Running:
+    """Starts real servers, each in a folder of its own; the test's end stops them, last first."""
+
+    def __init__(self, folder: Path, started: list[RealServer], stack: ExitStack) -> None:
+        self.folder = folder
+        self._started = started
+        self._stack = stack
+
+    def __call__(self, kind: Callable[Concatenate[Path, P], S], *args: P.args, **kw: P.kwargs) -> S:
+        folder = self.folder / str(len(self._started))
+        folder.mkdir(mode=0o755)
+        server = kind(folder, *args, **kw)
+        self._started.append(server)
+        self._stack.enter_context(server)
+        return server
