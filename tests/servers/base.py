@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 # Debian keeps web servers in sbin, which an ordinary user's PATH leaves out.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 20.0  # seconds to start, and to stop
 
 S = TypeVar("S", bound="RealServer")
@@ -46,6 +48,7 @@ class RealServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = 0
+        self.fixed_port = 0  # 0 takes a free one
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self) -> None:
@@ -56,8 +59,8 @@ class RealServer:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        """Give the process's environment variables."""
-        return {"PATH": PATH, "LANG": "C.UTF-8", "HOME": str(self.folder)}
+        """Give the process's environment variables; Apache passes PATH on to applications."""
+        return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "HOME": str(self.folder)}
 
     def accepts(self) -> bool:
         """Does the server take connections?"""
@@ -89,11 +92,12 @@ class RealServer:
     def start(self) -> None:
         # The port is only likely to be free: another process may take it before the server does.
         for _ in range(3):
-            self.port = free_port()
+            self.port = self.fixed_port or free_port()
             self.configure()
+            program, *arguments = self.command()
             with (self.folder / "stdio.log").open("wb") as out:
                 self.process = subprocess.Popen(
-                    self.command(),
+                    [shutil.which(program, path=PATH) or program, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,

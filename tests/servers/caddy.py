@@ -12,9 +12,8 @@ MAIN = """\
 {{
     admin off
     auto_https off
-    persist_config off
 }}
-http://127.0.0.1:{port}, http://localhost:{port} {{
+http://:{port} {{
     bind 127.0.0.1
     root * {root}
 {lines}
