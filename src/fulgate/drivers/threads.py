@@ -1,0 +1,513 @@
+"""The threads driver: leader and followers on one shared poller.
+
+One thread, the *leader*, polls, and serves what is ready in line while requests do not wait; the
+other workers, the *followers*, are parked. A thread that is busy in the application does not hold
+the lead for longer than two ticks: the *control* thread, which is not counted among the workers
+and never serves, takes the lead from it and gives it to a follower, or leads itself when there is
+none. So somebody always polls. It also keeps the deadlines.
+
+Who owns what: `_lock` guards the lead (`_leader`) and the parked workers. `pending` and the
+dictionary of connections are changed by single operations that the interpreter makes atomic.
+Connections have their own locks; `_lock` may be taken while one of those is held, never the other
+way round.
+
+Nothing here exists before `start`: no thread, no poller. A fork in between loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, perf_counter, sleep
+from typing import Any, Final
+
+from fulgate.config import Config
+from fulgate.drivers import poller as pollers
+from fulgate.drivers.connection import FOREVER, Connection, Task
+from fulgate.drivers.lead import HAND_ON_FOR, Sample, Waiting
+from fulgate.drivers.poller import READ, Poller
+from fulgate.errors import Aborted
+from fulgate.exchange import Exchange, ServerProtocol, SyncGateway
+
+__all__ = ["Threads"]
+
+log = logging.getLogger("fulgate")
+
+TICK: Final = 0.005  # seconds; each tick asks for the GIL
+ACCEPTS_A_ROUND: Final = 64
+ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after the descriptors ran out
+OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+ERROR_PAUSE: Final = 0.05  # seconds, so that an error that stays does not fill the log
+SCAN_PAUSE: Final = 0.02  # seconds at least between two looks at all deadlines
+
+Allowed = Callable[[Any], bool]  # of the peer's address, as `socket.accept` gives it
+
+
+class Worker:
+    """A thread that runs the application."""
+
+    def __init__(self) -> None:
+        self.parked = threading.Lock()  # released by whoever has something for it
+        self.parked.acquire()
+        self.task: Task | None = None
+        self.seen: Task | None = None  # the control thread's: the task at the last tick
+        self.requests = 0
+        self.polled = 0.0  # seconds in the poll
+        self.thread: threading.Thread | None = None
+        self._schedstat = -1
+
+    @property
+    def ident(self) -> int | None:
+        return self.thread.ident if self.thread else None
+
+    def sample(self) -> Sample | None:
+        """Give the thread's counters, or None where the kernel does not tell."""
+        try:
+            if self._schedstat < 0 and self.thread is not None:
+                path = f"/proc/self/task/{self.thread.native_id}/schedstat"
+                self._schedstat = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            cpu, queued, _ = os.pread(self._schedstat, 128, 0).split()
+        except (OSError, ValueError):
+            return None
+        return Sample(perf_counter(), int(cpu) / 1e9, int(queued) / 1e9, self.polled, self.requests)
+
+    def close(self) -> None:
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
+            self._schedstat = -1
+
+
+class Threads:
+    """Serves listening sockets with `config.threads` threads.
+
+    `make_protocol` gives a protocol for each connection, by the listening socket that it came
+    from; `gateway` answers exchanges; `ended` is called, outside of all locks, when an exchange
+    has ended; `allowed` is asked about each new connection.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        make_protocol: Callable[[socket.socket], ServerProtocol],
+        gateway: SyncGateway,
+        config: Config,
+        ended: Callable[[Exchange], None] | None = None,
+        allowed: Allowed | None = None,
+    ) -> None:
+        self.config = config
+        self.pending: deque[Task] = deque()
+        self.connections: dict[int, Connection] = {}
+        self.stopping = False
+        self.next_scan = FOREVER
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._make_protocol = make_protocol
+        self._gateway = gateway
+        self._ended = ended
+        self._allowed = allowed
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._parked: list[Worker] = []
+        self._leader: Worker | None = None  # None: the control thread leads
+        self._hand_on = False
+        self._resting = False  # the control thread has nothing to tick for
+        self._over = False
+        self._cut = False
+        self._accepting = True
+        self._accept_again = FOREVER
+        self._starved = False
+        self._emptied = threading.Event()
+
+    # ---------------------------------------------------------------- start and stop
+
+    def start(self) -> None:
+        """Start polling and serving. The listening sockets are bound, and do not block."""
+        self.poller: Poller = pollers.make(self.config.poller)
+        self._wake_control = threading.Lock()
+        self._wake_control.acquire()
+        for fd, sock in self._listeners.items():
+            sock.setblocking(False)
+            self.poller.register(fd, READ)
+        self._control_thread = threading.Thread(
+            target=self._control, name="fulgate-control", daemon=True
+        )
+        self._control_thread.start()
+        for number in range(self.config.threads):
+            worker = Worker()
+            worker.thread = threading.Thread(
+                target=self._work, args=(worker,), name=f"fulgate-{number + 1}", daemon=True
+            )
+            self._workers.append(worker)
+            worker.thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Stop accepting, let requests end for up to `timeout` seconds, then cut what is left.
+
+        Returns whether all ended by itself. The listening sockets stay open; they are the
+        caller's.
+        """
+        end = monotonic() + timeout
+        self.stopping = True
+        for fd, sock in self._listeners.items():
+            with contextlib.suppress(OSError):
+                self.poller.unregister(fd)
+            self._accept(sock, self.config.backlog)  # whoever is in the queue was promised service
+        for connection in list(self.connections.values()):
+            connection.drain()
+        self._settle_pending()
+        clean = self._wait_until_empty(end)
+        if not clean:
+            left = len([worker for worker in self._workers if worker.task])
+            log.warning("stopped with %d requests unfinished after %g s", left, timeout)
+        for connection in list(self.connections.values()):
+            connection.abort()
+        self._end_threads(end if clean else monotonic() + 0.2)
+        return clean
+
+    def cut(self) -> None:
+        """Have a `stop` that waits give up waiting."""
+        self._cut = True
+        self._emptied.set()
+
+    def _settle_pending(self) -> None:
+        """`drain` may have queued requests; see that a thread takes them."""
+        self.poller.wake()
+        with self._lock:
+            if self.pending and self._parked:
+                self._parked.pop().parked.release()
+
+    def _wait_until_empty(self, end: float) -> bool:
+        while self.connections or self.pending or any(w.task for w in self._workers):
+            left = end - monotonic()
+            if left <= 0 or self._cut:
+                return False
+            self._emptied.wait(min(left, 0.05))
+            self._emptied.clear()
+        return True
+
+    def _end_threads(self, end: float) -> None:
+        self._over = True
+        with self._lock:
+            self._parked.clear()
+        for worker in self._workers:
+            with contextlib.suppress(RuntimeError):
+                worker.parked.release()
+        self._wake()
+        self.poller.wake()
+        threads = [w.thread for w in self._workers if w.thread] + [self._control_thread]
+        stuck = False
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.05, end - monotonic()))
+                stuck = stuck or thread.is_alive()
+        if not stuck:  # else one of them may still use it; it ends with the process
+            self.poller.close()
+        for worker in self._workers:
+            worker.close()
+
+    # ---------------------------------------------------------------- workers
+
+    def _work(self, me: Worker) -> None:
+        while not self._over:
+            try:
+                self._follow(me)
+            except Exception:  # a poll that fails, say; this thread and the lead must go on
+                log.exception("an error in the server")
+                sleep(ERROR_PAUSE)
+
+    def _follow(self, me: Worker) -> None:
+        if self._leader is me:
+            self._lead(me)
+            return
+        try:
+            task = self.pending.popleft()
+        except IndexError:
+            if not self._take_lead(me):
+                me.parked.acquire()
+        else:
+            self._run(me, task)
+
+    def _take_lead(self, me: Worker) -> bool:
+        """Become the leader if the control thread leads for want of one; else be parked."""
+        with self._lock:
+            if self._leader is None:
+                self._leader = me
+                self.poller.wake()  # the control thread may be in the poll
+            elif self._leader is not me:
+                self._parked.append(me)
+                return self._over
+        return True
+
+    def _give_lead(self) -> None:
+        """Give the lead to a follower, or to the control thread; under `_lock`."""
+        if self._parked:
+            follower = self._parked.pop()
+            self._leader = follower
+            follower.parked.release()
+        else:
+            self._leader = None
+            self._wake()
+
+    def _lead(self, me: Worker) -> None:
+        pending = self.pending
+        poll = self.poller.poll
+        while self._leader is me and not self._over:
+            try:
+                task = pending.popleft()
+            except IndexError:
+                before = perf_counter()
+                events = poll(-1)
+                me.polled += perf_counter() - before
+                self._handle(events)
+                continue
+            if self._hand_on:
+                with self._lock:
+                    if self._leader is me:
+                        self._give_lead()
+            self._run(me, task)
+
+    def _run(self, me: Worker, task: Task) -> None:
+        connection, exchange = task
+        me.task = task
+        if self._resting:
+            self._wake()
+        try:
+            if not exchange.aborted:
+                self._gateway(exchange, connection)
+                if not exchange.ended and not exchange.aborted:
+                    raise RuntimeError("the gateway did not end the answer")
+        except Aborted:
+            pass
+        except BaseException:
+            # Whatever it is, SystemExit included, it must cost neither this thread nor the lead.
+            log.exception("an error in the server, while it served a request")
+            connection.abort()
+        try:
+            if self._ended is not None:
+                self._ended(exchange)
+            if exchange.after:
+                self._after(connection, exchange)
+        except BaseException:
+            log.exception("an error in the server, after it served a request")
+        me.requests += 1
+        me.task = None
+        if self.stopping:
+            self._emptied.set()
+
+    def _after(self, connection: Connection, exchange: Exchange) -> None:
+        connection.flush()
+        for function in exchange.after or ():
+            try:
+                function()
+            except BaseException:
+                log.exception("an error in a function that was to run after the answer")
+
+    def blocking(self) -> None:
+        """The calling thread is about to block: if it leads, somebody else should."""
+        leader = self._leader
+        if leader is not None and leader.ident == threading.get_ident():
+            with self._lock:
+                if self._leader is leader:
+                    self._give_lead()
+
+    # ---------------------------------------------------------------- events
+
+    def _handle(self, events: list[tuple[int, int]]) -> None:
+        connections = self.connections
+        for fd, mask in events:
+            connection = connections.get(fd)
+            try:
+                if connection is not None:
+                    connection.ready(mask)
+                elif fd in self._listeners:
+                    if not self.stopping:
+                        try:
+                            self._accept(self._listeners[fd], ACCEPTS_A_ROUND)
+                        finally:
+                            self._listen([fd])
+                else:
+                    self.poller.woken(fd)
+            except Exception:
+                log.exception("an error in the server, while it handled a connection")
+                if connection is not None:
+                    connection.abort()
+
+    def _accept(self, listener: socket.socket, most: int) -> None:
+        for _ in range(most):
+            if len(self.connections) >= self.config.worker_connections:
+                self._accepting = False
+                return
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    self._starve(error)
+                    return
+                continue  # the peer gave up before we took its connection
+            if self._starved:
+                self._starved = False
+                log.info("accepting connections again")
+            try:
+                if self._allowed is None or self._allowed(peer):
+                    self._admit(listener, sock)
+                else:
+                    log.warning("refused a connection from %s, which is not allowed", peer)
+                    sock.close()
+            except OSError as error:
+                log.debug("a new connection failed: %s", error)
+                sock.close()
+
+    def _admit(self, listener: socket.socket, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(self, sock, self._make_protocol(listener))
+        self.connections[connection.fd] = connection
+        connection.received()
+
+    def _starve(self, error: OSError) -> None:
+        """No descriptor, or no memory, for another connection: pause, and say so once."""
+        self._accepting = False
+        self._accept_again = monotonic() + ACCEPT_PAUSE
+        self.alarm(self._accept_again)
+        if not self._starved:
+            self._starved = True
+            log.error("cannot accept connections for now: %s", error.strerror)
+
+    def _listen(self, fds: Iterable[int]) -> None:
+        if not self._accepting or self.stopping:
+            return
+        try:
+            for fd in fds:
+                self.poller.modify(fd, READ)
+        except OSError as error:
+            self._starve(error)
+
+    def _resume_accepting(self) -> None:
+        self._accept_again = FOREVER
+        self._accepting = True
+        self._listen(self._listeners)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is about to close its descriptor."""
+        if self.connections.get(connection.fd) is connection:
+            del self.connections[connection.fd]
+        if not self._accepting:
+            # A descriptor is free, or a place is: the control thread lets new ones in.
+            self._accept_again = monotonic()
+            self.alarm(self._accept_again)
+        if self.stopping:
+            self._emptied.set()
+
+    def room(self) -> bool:
+        """May another request wait? Those that free workers are about to take do not count."""
+        free = sum(1 for worker in self._workers if worker.task is None)
+        return len(self.pending) < self.config.queue + free
+
+    def ended(self, exchange: Exchange) -> None:
+        if self._ended is not None and exchange.params_ended:
+            self._ended(exchange)
+
+    # ---------------------------------------------------------------- control
+
+    def alarm(self, deadline: float) -> None:
+        """Have the control thread look at the deadlines at this time, at the latest."""
+        if deadline < self.next_scan:
+            self.next_scan = deadline
+            self._wake()
+
+    def _wake(self) -> None:
+        self._resting = False
+        with contextlib.suppress(RuntimeError):  # it was released already
+            self._wake_control.release()
+        if self._leader is None:
+            self.poller.wake()
+
+    def _control(self) -> None:
+        waiting = Waiting()
+        inline_from = 0.0  # until then the lead is handed on, without measuring
+        scan_after = 0.0
+        while not self._over:
+            try:
+                now = monotonic()
+                if self._leader is None:
+                    self._lead_without_serving(now)
+                else:
+                    self._rest(max(self.next_scan, scan_after) - now)
+                now = monotonic()
+                leader = self._leader
+                busy = self._tick()
+                if self._leader is not leader or leader is None:
+                    waiting.forget()
+                elif busy and now >= inline_from:
+                    sample = leader.sample()
+                    pays = sample is not None and waiting.hand_on(sample)
+                    if pays != self._hand_on:
+                        self._hand_on = pays
+                        waiting.forget()
+                    if pays:
+                        inline_from = now + HAND_ON_FOR
+                if self.next_scan <= now and scan_after <= now:
+                    scan_after = now + SCAN_PAUSE
+                    self._scan(now)
+                self._resting = not busy
+                if any(worker.task is not worker.seen for worker in self._workers):
+                    self._resting = False  # it began between the tick and the line above
+            except Exception:
+                log.exception("an error in the control thread")
+
+    def _lead_without_serving(self, now: float) -> None:
+        """Every worker is in the application: poll, note aborts, queue or shed requests."""
+        timeout = max(TICK, min(self.next_scan - now, 3600.0)) if self._resting else TICK
+        self._handle(self.poller.poll(timeout))
+        with self._lock:
+            # What was queued is for workers; one may have been parked just before.
+            if self.pending and self._leader is None and self._parked:
+                self._give_lead()
+
+    def _rest(self, until_scan: float) -> None:
+        timeout = min(until_scan, 3600.0) if self._resting else TICK
+        if timeout > 0:
+            self._wake_control.acquire(timeout=timeout)
+
+    def _tick(self) -> bool:
+        """Look after requests that have been in the application since the last tick."""
+        busy = False
+        for worker in self._workers:
+            task = worker.task
+            if task is None:
+                worker.seen = None
+                continue
+            if task is not worker.seen:
+                worker.seen = task
+                busy = True
+                continue
+            task[0].watch()
+            if self._leader is worker:
+                with self._lock:
+                    if self._leader is worker and worker.task is task:
+                        self._give_lead()
+                busy = True
+        return busy
+
+    def _scan(self, now: float) -> None:
+        """Act on the deadlines that have passed, and find the next one."""
+        self.next_scan = FOREVER
+        if self._accept_again <= now:
+            self._resume_accepting()
+        nearest = self._accept_again
+        for connection in list(self.connections.values()):
+            if connection.deadline <= now:
+                connection.expire(now)
+            nearest = min(nearest, connection.deadline)
+        if nearest < self.next_scan:
+            self.next_scan = nearest
+        if self.pending:
+            self._settle_pending()
