@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fulgate.cgi import PATH_POLICIES, REPEATED_POLICIES
 from fulgate.endpoint import AllowedClients, Endpoint
 from fulgate.errors import ConfigError
 
@@ -158,7 +159,10 @@ class Config:
     )
 
     path: str = setting(
-        "auto", "How SCRIPT_NAME and PATH_INFO are made out of what the web server sends.", CGI
+        "auto",
+        "How SCRIPT_NAME and PATH_INFO are made out of what the web server sends.",
+        CGI,
+        choices=PATH_POLICIES,
     )
     script_name: str = setting(
         "",
@@ -168,8 +172,9 @@ class Config:
     )
     repeated_params: str = setting(
         "refuse",
-        "What becomes of a parameter that came several times with different values and is no list.",
+        "What becomes of a header that came several times with different values and is no list.",
         CGI,
+        choices=REPEATED_POLICIES,
     )
     stderr: bool = setting(
         False, "Send the application's tracebacks to the web server's log too (FCGI_STDERR).", CGI

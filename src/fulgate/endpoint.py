@@ -34,6 +34,7 @@ __all__ = [
     "Endpoint",
     "Listener",
     "bind_all",
+    "check_exposed",
 ]
 
 DEFAULT = "tcp:127.0.0.1:9000"
@@ -267,33 +268,42 @@ def bind_all(
     if not chosen:
         chosen = [_default_endpoint()]
 
-    def check(what: object, addresses: Iterable[str]) -> None:
-        for address in addresses:
-            text = (
-                f"{what} would let every machine that reaches {address} run requests here:"
-                " name the web servers in allowed_clients, or listen on a Unix socket or 127.0.0.1"
-            )
-            if on_exposed is None:
-                raise ConfigError(text)
-            on_exposed(text)
-            break
-
     listeners: list[Listener] = []
     try:
-        for endpoint in chosen if not allowed_clients else ():
-            check(endpoint, endpoint.exposed())
+        for endpoint in chosen:
+            check_exposed(endpoint, allowed_clients, on_exposed)
         for endpoint in chosen:
             bound = endpoint.bind(backlog)
             listeners += bound
             if not allowed_clients and endpoint.kind != "tcp":
                 for listener in bound:
                     if listener.exposed:
-                        check(f"{endpoint} ({listener.label})", listener.getsockname()[:1])
+                        _warn(f"{endpoint} is {listener.label}, which", on_exposed)
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
     return listeners
+
+
+def check_exposed(
+    endpoint: Endpoint,
+    allowed_clients: AllowedClients | None = None,
+    on_exposed: Callable[[str], object] | None = None,
+) -> None:
+    """Refuse a TCP endpoint that other machines reach, as `bind_all` does. Raises ConfigError."""
+    if not allowed_clients and endpoint.exposed():
+        _warn(str(endpoint), on_exposed)
+
+
+def _warn(what: str, on_exposed: Callable[[str], object] | None) -> None:
+    text = (
+        f"{what} would let every machine that can connect run requests here: name the web servers"
+        " in allowed_clients, or listen on a Unix socket or on 127.0.0.1"
+    )
+    if on_exposed is None:
+        raise ConfigError(text)
+    on_exposed(text)
 
 
 def _default_endpoint() -> Endpoint:

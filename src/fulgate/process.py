@@ -1,0 +1,178 @@
+"""What the process is before it serves: folder, environment, limits, user, pid file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import resource
+import stat
+from dataclasses import dataclass
+
+from fulgate.config import Config
+from fulgate.errors import ConfigError
+from fulgate.settings import read_env_file
+
+__all__ = ["Identity", "PidFile", "drop", "identity", "prepare"]
+
+
+def prepare(config: Config) -> None:
+    """Set folder, environment, umask and limits. Raises ConfigError."""
+    if config.chdir:
+        try:
+            os.chdir(config.chdir)
+        except OSError as error:
+            raise ConfigError(f"chdir: {config.chdir}: {error.strerror}") from error
+    if config.env_file:
+        for name, value in read_env_file(config.env_file).items():
+            os.environ.setdefault(name, value)
+    if config.umask:
+        os.umask(int(config.umask, 8))
+    if config.rlimit_files:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unlimited = hard == resource.RLIM_INFINITY
+        wanted = config.rlimit_files
+        try:
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (wanted, hard if unlimited else max(wanted, hard))
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"rlimit_files: {wanted} is not allowed; the hard limit is {hard}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the process is to become."""
+
+    uid: int
+    gid: int
+    name: str = ""  # in the user database, for the supplementary groups
+    home: str = ""
+
+    @property
+    def current(self) -> bool:
+        """Is the process that already?"""
+        return (os.getuid(), os.geteuid(), os.getgid(), os.getegid()) == (
+            self.uid,
+            self.uid,
+            self.gid,
+            self.gid,
+        )
+
+
+def identity(config: Config) -> Identity | None:
+    """Look up user and group; None where the process stays who it is. Raises ConfigError."""
+    if not config.user and not config.group:
+        return None
+    uid, gid, name, home = os.getuid(), os.getgid(), "", ""
+    if config.user:
+        try:
+            numeric = config.user.isascii() and config.user.isdigit()
+            entry = pwd.getpwuid(int(config.user)) if numeric else pwd.getpwnam(config.user)
+            uid, gid, name, home = entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir
+        except (KeyError, OverflowError):
+            if not numeric:
+                raise ConfigError(f"user: there is no user {config.user!r}") from None
+            if not config.group:
+                raise ConfigError(f"user: {config.user} has no entry, so name a group") from None
+            uid = int(config.user)
+    if config.group:
+        try:
+            gid = _gid(config.group)
+        except KeyError:
+            raise ConfigError(f"group: there is no group {config.group!r}") from None
+    found = Identity(uid, gid, name, home)
+    if os.geteuid() != 0 and not found.current:
+        raise ConfigError("user, group: only root can become somebody else")
+    return found
+
+
+def _gid(group: str) -> int:
+    return int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
+
+
+def drop(who: Identity | None) -> None:
+    """Become `who`, for good. Raises ConfigError."""
+    if who is None or (who.current and os.geteuid() != 0):
+        return
+    try:
+        if who.name:
+            os.initgroups(who.name, who.gid)
+        else:
+            os.setgroups([who.gid])
+        os.setgid(who.gid)
+        os.setuid(who.uid)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot become user {who.uid}, group {who.gid}: {error}") from error
+    if who.name and who.uid:
+        # As PHP-FPM does: root's would be there otherwise.
+        os.environ["USER"] = os.environ["LOGNAME"] = who.name
+        os.environ["HOME"] = who.home
+
+
+class PidFile:
+    """A file with the process id, locked while the process lives, so only one can have it.
+
+    Raises ConfigError where it cannot be had. `remove` leaves alone what is not ours any more.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._pid = os.getpid()
+        try:
+            self._fd = self._locked()
+        except BlockingIOError as error:
+            raise ConfigError(f"pid: a process that runs has the file {path}") from error
+        except OSError as error:
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise ConfigError(f"pid: cannot use the file {path}: {reason}") from error
+        try:
+            content = os.pread(self._fd, 64, 0).strip()
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode) or not (
+                content.isdigit() or not content
+            ):
+                raise ConfigError(f"pid: {path} is there and not a pid file; it was left alone")
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{self._pid}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._fd)
+            raise ConfigError(f"pid: cannot write the file {path}: {error.strerror}") from error
+        except ConfigError:
+            os.close(self._fd)
+            raise
+
+    def _locked(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        while True:
+            fd = os.open(self.path, flags, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_there(fd):
+                    return fd
+            except OSError:
+                os.close(fd)
+                raise
+            os.close(fd)  # its owner has removed it meanwhile
+
+    def _is_there(self, fd: int) -> bool:
+        try:
+            now = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(now, os.fstat(fd))
+
+    def remove(self) -> None:
+        """Remove the file, if this process made it and it is still the same."""
+        if os.getpid() != self._pid or self._fd == -1:
+            return
+        # Where privileges were dropped this may fail; an unlocked pid file stops nobody.
+        with contextlib.suppress(OSError):
+            if self._is_there(self._fd):
+                os.unlink(self.path)
+        os.close(self._fd)
+        self._fd = -1
