@@ -506,15 +506,16 @@ static void report(bool json, double wall, double cpu) {
     double rate = (double)requests_done / wall;
     double mean = requests_done ? (double)latency_sum / (double)requests_done / 1000 : 0;
     if (json) {
-        printf("{\"requests\": %" PRIu64 ", \"seconds\": %.3f, \"rps\": %.1f, \"errors\": %" PRIu64
+        printf("{\"requests\": %" PRIu64 ", \"requests_all\": %" PRIu64
+               ", \"seconds\": %.3f, \"rps\": %.1f, \"errors\": %" PRIu64
                ", \"first_error\": \"%s\", \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
                "\"p999_us\": %.1f, \"max_us\": %.1f, \"mean_us\": %.1f, \"connections\": %d, "
                "\"never_served\": %d, \"served_least\": %" PRIu64 ", \"served_most\": %" PRIu64
                ", \"oldest_unanswered_us\": %.1f, \"connects\": %" PRIu64 ", \"connect_retries\": %"
                PRIu64 ", \"bytes_in\": %" PRIu64 ", \"answer_bytes\": %" PRIu64
                ", \"load_cpu_share\": %.3f, \"load_cpu_us\": %.2f}\n",
-               requests_done, wall, rate, errors, first_error, percentile_us(50), percentile_us(90),
-               percentile_us(99), percentile_us(99.9), (double)latency_max / 1000, mean, connections,
+               requests_done, requests_all, wall, rate, errors, first_error, percentile_us(50),
+               percentile_us(90), percentile_us(99), percentile_us(99.9), (double)latency_max / 1000, mean, connections,
                never, least, most, (double)oldest / 1000, connects, retries, bytes_in, expected_size,
                cpu / wall, requests_done ? cpu * 1e6 / (double)requests_done : 0);
         return;
