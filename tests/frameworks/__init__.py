@@ -1,0 +1,1 @@
+"""Sites made with web frameworks, as a newcomer to each would make them."""
