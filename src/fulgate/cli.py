@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -19,12 +19,15 @@ from click.shell_completion import get_completion_class
 
 from fulgate import __version__, process
 from fulgate.config import Config, Setting, settings
-from fulgate.endpoint import AllowedClients, Endpoint, check_exposed
+from fulgate.endpoint import DEFAULT, AllowedClients, Endpoint, check_exposed
 from fulgate.errors import ConfigError, FulgateError
 from fulgate.loader import load_app
 from fulgate.logs import Logs
 from fulgate.settings import Settings, load
 from fulgate.snippet import nginx
+
+if TYPE_CHECKING:
+    from fulgate.front import Front
 
 __all__ = ["cli", "main"]
 
@@ -161,7 +164,7 @@ def check(found: Settings, print_config: bool) -> int:
     for text in config.bind:
         check_exposed(Endpoint.parse(text), allowed)
     if config.http:
-        _front()
+        _front(config, DEFAULT)
     load_app(config.app, config.pythonpath)
     click.echo(f"fulgate: the configuration is good, and {config.app} loads", err=True)
     return 0
@@ -184,7 +187,6 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
     from fulgate.serve import Server, run
 
     _need_app(config)
-    front_class = _front() if config.http else None
     who = process.identity(config)
     process.prepare(config)
     logs = Logs(config)
@@ -203,11 +205,13 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
         process.drop(who)
         app = load_app(config.app, config.pythonpath)
     server.app = app
-    if front_class is not None:
-        front = front_class(config.http, server.endpoints[0], config.static)
-        front.start()
+    url = ""
+    if config.http:
+        front = _front(config, server.endpoints[0])
         stack.callback(front.stop, FRONT_TIMEOUT)
-    _announce(server.endpoints, config)
+        front.start()
+        url = front.url
+    _announce(server.endpoints, config, url)
     return run(server)
 
 
@@ -223,13 +227,10 @@ def _need_app(config: Config) -> None:
         )
 
 
-def _front() -> Any:
-    """Give the class of the HTTP front. Raises ConfigError where its server is not installed."""
-    try:
-        from fulgate.front import Front
-    except ImportError as error:
-        raise ConfigError(f"--http needs uvicorn: install fulgate[http] ({error})") from error
-    return Front
+def _front(config: Config, endpoint: str) -> Front:
+    from fulgate.front import Front
+
+    return Front(config.http, endpoint, config.static)
 
 
 def _private_endpoint(who: process.Identity | None, stack: contextlib.ExitStack) -> str:
@@ -252,16 +253,16 @@ def _stop(number: int, frame: object) -> None:
     raise _Stopped
 
 
-def _announce(endpoints: Sequence[str], config: Config) -> None:
+def _announce(endpoints: Sequence[str], config: Config, url: str) -> None:
     """Say where it listens, for people and for whoever waits for the line."""
     for endpoint in endpoints:
         line = f"fulgate {__version__} serves {config.app} on {endpoint}"
         click.echo(line)
         if config.error_logfile != "-":
             log.info("%s", line)
-    if config.http:
-        click.echo(f"Open http://{config.http}/")
-    if config.http or sys.stdout.isatty():
+    if url:
+        click.echo(f"Open {url}/")
+    if url or sys.stdout.isatty():
         click.echo("\nFor nginx:\n\n" + nginx(endpoints[0], config.script_name))
     sys.stdout.flush()
 

@@ -351,7 +351,7 @@ _article = {str: "text", int: "a whole number", float: "a number", bool: "true o
 
 
 def _check_http(value: str) -> None:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]/\s]+):([0-9]{1,5})", value, re.ASCII)
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]/\s]*):([0-9]{1,5})", value, re.ASCII)
     if match is None or int(match[2]) > 65535:
         raise ConfigError(f"http: {value!r}: write HOST:PORT, such as 127.0.0.1:8000")
 

@@ -10,7 +10,9 @@ __all__ = ["nginx"]
 def nginx(endpoint: str, script_name: str = "") -> str:
     """Give the lines for nginx. `endpoint` is a Unix or TCP one that one can connect to."""
     where = Endpoint.parse(endpoint)
+    note = ""
     if where.kind == "unix":
+        note = "    # nginx's user must be able to write to it: unix:PATH?group=www-data or ?mode=666\n"
         server = f'"unix:{where.path}"' if " " in where.path else f"unix:{where.path}"
     else:
         server = str(where).removeprefix("tcp:")
@@ -22,6 +24,7 @@ def nginx(endpoint: str, script_name: str = "") -> str:
         mount += "        fastcgi_param PATH_INFO   $fastcgi_script_name;\n"
     return (
         "upstream fulgate {\n"
+        f"{note}"
         f"    server {server};\n"
         "    keepalive 16;\n"
         "}\n"
