@@ -88,12 +88,8 @@ def repair(
     if not params.get("CONTENT_TYPE"):
         params.pop("CONTENT_TYPE", None)
 
-    https = params.get("HTTPS")
-    if https:
-        params["wsgi.url_scheme"] = "https" if https.lower() in ("on", "1", "https") else "http"
-    else:
-        secure = params.get("REQUEST_SCHEME", "").lower() == "https"
-        params["wsgi.url_scheme"] = "https" if secure else "http"
+    https = params.get("HTTPS") or params.get("REQUEST_SCHEME", "http")
+    params["wsgi.url_scheme"] = "http" if https == "http" or https == "off" else _scheme(https)
 
     script = params.get("SCRIPT_NAME")
     if (
@@ -118,6 +114,11 @@ def repair(
         and "QUERY_STRING" in params
     ):
         _add_missing(params)
+
+
+def _scheme(https: str) -> str:
+    """Give what a value of HTTPS or of REQUEST_SCHEME means."""
+    return "https" if https.lower() in ("on", "1", "https", "yes", "true") else "http"
 
 
 def _is_plain(script: str, params: Params) -> bool:
@@ -384,6 +385,8 @@ def _reconcile(params: Params, script: str, info: str) -> tuple[str, str]:
     clean = _clean(full)
     if whole == clean:
         return script, info
+    if not info and clean == whole + "/":
+        return script, "/"  # Caddy's php_fastcgi loses it; an application would redirect for ever
     if info[:1] == "/":
         # PATH_INFO is right, and before it stands the mount: a script that rewriting hides, or a
         # prefix that the server took away.

@@ -277,8 +277,6 @@ SETUPS: dict[str, list[Setup]] = {
             FEW,
             "/app.php",
             adds=FORWARDED,
-            # The path is rewritten to the file that was found, which has no "/" at its end.
-            changes={"root": {"PATH_INFO": ""}},
         ),
     ],
 }
