@@ -68,34 +68,35 @@ class Exchange:
     exchanges of one connection are made under that connection's lock.
     """
 
+    # what came
+    raw: bytes = b""  # the PARAMS block as it came; `pairs` reads it
+    repeated = False  # a name came more than once: `pairs` has them all
+    content_length = -1  # what CONTENT_LENGTH says; -1 when it says nothing usable
+    body_size = 0  # bytes waiting in `body`
+    received = 0  # bytes of STDIN in all
+    params_ended = False
+    stdin_ended = False
+    data_ended = False
+    aborted = False  # given up by the peer, or detached after a deadline
+    refused: LimitExceeded | None = None  # answer with this instead of the application
+    # what goes
+    status = ""  # the staged status line, e.g. "200 OK"
+    head_sent = False
+    ended = False  # `finish` or `fail` was called
+    broken = False  # `fail` was called
+    sent = 0  # bytes of the answer's body
+    # for the driver and the log
+    began = 0.0  # time.monotonic() when its PARAMS had ended
+    after: list[Callable[[], object]] | None = None  # run once the client has it all
+
     def __init__(self, id: int, role: Role, keep: bool) -> None:
         self.id = id
         self.role = role
         self.keep = keep  # may the connection live on after the answer?
-        # what came
         self.params: dict[str, Any] = {}  # CGI variables, latin-1; becomes the WSGI environ
-        self.raw: bytes = b""  # the PARAMS block as it came; `pairs` reads it
-        self.repeated = False  # a name came more than once: `pairs` has them all
-        self.content_length = -1  # what CONTENT_LENGTH says; -1 when it says nothing usable
         self.body: list[bytes] = []  # STDIN, received and not yet taken
         self.data: list[bytes] = []  # FCGI_DATA, the same
-        self.body_size = 0  # bytes waiting in `body`
-        self.received = 0  # bytes of STDIN in all
-        self.params_ended = False
-        self.stdin_ended = False
-        self.data_ended = False
-        self.aborted = False  # given up by the peer, or detached after a deadline
-        self.refused: LimitExceeded | None = None  # answer with this instead of the application
-        # what goes
-        self.status = ""  # the staged status line, e.g. "200 OK"
         self.headers: Headers = []
-        self.head_sent = False
-        self.ended = False  # `finish` or `fail` was called
-        self.broken = False  # `fail` was called
-        self.sent = 0  # bytes of the answer's body
-        # for the driver and the log
-        self.began = 0.0  # time.monotonic() when its PARAMS had ended
-        self.after: list[Callable[[], object]] | None = None  # run once the client has it all
 
     @property
     def complete(self) -> bool:

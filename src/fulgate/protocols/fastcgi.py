@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import (
@@ -82,10 +82,13 @@ def encode_pair(name: bytes, value: bytes) -> bytes:
 
 
 def _next_length(raw: bytes, pos: int) -> tuple[int, int]:
-    """Read a length of the 4-byte form at `pos`; return it and the position behind it."""
-    if pos + 4 > len(raw):
+    """Read the length of a name or a value at `pos`; give it, and the position behind it."""
+    four = raw[pos : pos + 4]
+    if four and four[0] < 0x80:
+        return four[0], pos + 1
+    if len(four) < 4:
         raise ProtocolError("a name-value pair is cut short")
-    return int.from_bytes(raw[pos : pos + 4], "big") & 0x7FFFFFFF, pos + 4
+    return int.from_bytes(four, "big") & 0x7FFFFFFF, pos + 4
 
 
 def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
@@ -95,28 +98,47 @@ def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
     """
     pairs: list[tuple[str, str]] = []
     text = raw.decode("latin-1")  # the indices of bytes and text agree
-    end = len(raw)
     pos = 0
-    while pos < end:
-        name_length = raw[pos]
-        if name_length < 0x80:
-            pos += 1
-        else:
-            name_length, pos = _next_length(raw, pos)
-        if pos >= end:
-            raise ProtocolError("a name-value pair is cut short")
-        value_length = raw[pos]
-        if value_length < 0x80:
-            pos += 1
-        else:
-            value_length, pos = _next_length(raw, pos)
+    while pos < len(raw):
+        name_length, pos = _next_length(raw, pos)
+        value_length, pos = _next_length(raw, pos)
         middle = pos + name_length
-        stop = middle + value_length
-        if stop > end:
-            raise ProtocolError("a name-value pair is cut short")
-        pairs.append((text[pos:middle], text[middle:stop]))
-        pos = stop
+        pos = middle + value_length
+        pairs.append((text[middle - name_length : middle], text[middle:pos]))
+    if pos != len(raw):
+        raise ProtocolError("a name-value pair is cut short")
     return pairs
+
+
+def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
+    """Give what `decode_pairs` does as a dictionary, and the count of pairs.
+
+    The last of a repeated name stays. This runs for every request: short lengths, which nearly
+    all are, are read here, and the end is checked once.
+    """
+    params: dict[str, Any] = {}
+    text = raw.decode("latin-1")
+    end = len(raw)
+    pos = count = 0
+    try:
+        while pos < end:
+            name_length = raw[pos]
+            value_length = raw[pos + 1]
+            if name_length | value_length < 0x80:
+                pos += 2
+            else:
+                name_length, pos = _next_length(raw, pos)
+                value_length, pos = _next_length(raw, pos)
+            middle = pos + name_length
+            stop = middle + value_length
+            params[text[pos:middle]] = text[middle:stop]
+            pos = stop
+            count += 1
+    except IndexError:
+        pos = -1
+    if pos != end:
+        raise ProtocolError("a name-value pair is cut short")
+    return params, count
 
 
 class FastCGIExchange(Exchange):
@@ -325,13 +347,13 @@ class FastCGI(ServerProtocol):
             return
         if exchange.refused is None:
             exchange.raw = raw = b"".join(exchange._params)
-            pairs = decode_pairs(raw)
-            exchange.params = params = dict(pairs)
-            exchange.repeated = len(params) != len(pairs)
-            if 0 < self._limits.params < len(pairs):
+            params, count = decode_params(raw)
+            exchange.params = params
+            exchange.repeated = len(params) != count
+            if 0 < self._limits.params < count:
                 exchange.refused = LimitExceeded(
                     "431 Request Header Fields Too Large",
-                    f"{len(pairs)} parameters are more than {self._limits.params}",
+                    f"{count} parameters are more than {self._limits.params}",
                 )
             self._body_length(exchange, params.get("CONTENT_LENGTH", ""))
         exchange._params = []
