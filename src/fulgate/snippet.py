@@ -12,7 +12,7 @@ def nginx(endpoint: str, script_name: str = "") -> str:
     where = Endpoint.parse(endpoint)
     note = ""
     if where.kind == "unix":
-        note = "    # nginx's user must be able to write to it: unix:PATH?group=www-data or ?mode=666\n"
+        note = "    # nginx must have write access: unix:PATH?group=www-data, or ?mode=666\n"
         server = f'"unix:{where.path}"' if " " in where.path else f"unix:{where.path}"
     else:
         server = str(where).removeprefix("tcp:")
