@@ -350,6 +350,13 @@ class Setting:
 _article = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
+def _check_bind(value: str) -> None:
+    try:
+        Endpoint.parse(value)
+    except ConfigError as error:
+        raise ConfigError(f"bind: {error}") from None
+
+
 def _check_http(value: str) -> None:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]/\s]*):([0-9]{1,5})", value, re.ASCII)
     if match is None or int(match[2]) > 65535:
@@ -377,7 +384,7 @@ def _check_allowed_clients(value: str) -> None:
 
 
 _special = {
-    "bind": Endpoint.parse,
+    "bind": _check_bind,
     "http": _check_http,
     "static": _check_static,
     "script_name": _check_script_name,

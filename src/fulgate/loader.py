@@ -110,7 +110,12 @@ def _import(text: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if (name == missing or name.startswith(missing + ".")) and not _own(error.__traceback__):
-            raise AppNotFound(f"application {text!r}: there is no module {missing!r}") from error
+            hint = ""
+            if name.endswith(".py"):
+                hint = f"; did you mean {text.replace('.py', '', 1)!r}?"
+            raise AppNotFound(
+                f"application {text!r}: there is no module {missing!r}{hint}"
+            ) from error
         raise _failed(text, error) from error
     except (Exception, SystemExit) as error:
         raise _failed(text, error) from error
