@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
 from types import FrameType, TracebackType
@@ -20,6 +22,7 @@ from fulgate.gateways.wsgi import WSGI, Application
 from fulgate.listener import Listener
 from fulgate.logs import AccessLog, LogFile
 from fulgate.protocols.fastcgi import FastCGI
+from fulgate.systemd import notify
 
 __all__ = ["Server", "run", "serve"]
 
@@ -66,6 +69,7 @@ class Server:
         }
         self._driver: Threads | None = None
         self._stopping = threading.Lock()
+        self._lost = ""  # why it cannot serve: its threads did not survive a fork
         self._access_file: LogFile | None = None
 
     @property
@@ -87,6 +91,8 @@ class Server:
         """Bind if need be, and start serving, in threads of its own. Does not block."""
         if self._driver is not None:
             raise RuntimeError("the server was started already")
+        if self._lost:
+            raise RuntimeError(self._lost)
         self.bind()
         config = self.config
         gateway = WSGI(
@@ -108,8 +114,9 @@ class Server:
             ended=self._ended,
             allowed=self._allows if self._allowed else None,
         )
-        driver.start()
+        _running.add(self)
         self._driver = driver
+        driver.start()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stop: accept no more, close idle connections, let requests end, then cut the rest.
@@ -126,6 +133,7 @@ class Server:
                 listener.close()
             self.listeners = []
             self._driver = None
+            _running.discard(self)
             if self._access_file is not None:
                 self._access_file.close()
                 self._access_file = self._ended = None
@@ -158,6 +166,52 @@ class Server:
             return False
         return self._allowed.allows(peer)
 
+    def lose(self, parent: int) -> None:
+        """In a forked child, where only the forking thread lives: let go of what the parent has.
+
+        The child must neither answer on the parent's connections nor keep the listening sockets
+        open, on which nobody accepts here: clients would wait for ever.
+        """
+        if self._driver is None:
+            return
+        self._lost = (
+            f"the server's threads were started in process {parent}, and a fork does not copy"
+            f" threads: process {os.getpid()} cannot serve. Start the server after the fork;"
+            " under twistd use fulgate.twisted.FastCGIService, which does so"
+        )
+        self._driver.lose()
+        self._driver = None
+        self._stopping = threading.Lock()
+        for listener in self.listeners:
+            listener.close()
+        self.listeners = []
+        reactor: Any = sys.modules.get("twisted.internet.reactor")
+        if reactor is not None and not reactor.running:
+            # twistd makes its daemon by forking: if this child is one, it would look healthy.
+            reactor.callWhenRunning(self._refuse, reactor)
+
+    def _refuse(self, reactor: Any) -> None:
+        log.critical("%s", self._lost)
+        reactor.stop()
+
+
+_running: weakref.WeakSet[Server] = weakref.WeakSet()
+_parent = os.getpid()
+
+
+def _note_fork() -> None:
+    global _parent
+    _parent = os.getpid()
+
+
+def _lose_in_child() -> None:
+    for server in list(_running):
+        server.lose(_parent)
+    _running.clear()
+
+
+os.register_at_fork(before=_note_fork, after_in_child=_lose_in_child)
+
 
 def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> int:
     """Start the server, and serve until a signal; give the process's exit status.
@@ -174,7 +228,9 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
     before = {number: signal.signal(number, note) for number in stop_signals}
     try:
         server.start()
+        notify("READY=1")
         arrived.get()
+        notify("STOPPING=1")
 
         def stop() -> None:
             try:

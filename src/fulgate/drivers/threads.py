@@ -174,6 +174,16 @@ class Threads:
         self._cut = True
         self._emptied.set()
 
+    def lose(self) -> None:
+        """In a forked child: close the descriptors that belong to the parent. Takes no lock,
+        since a thread that does not live here may have held it.
+        """
+        self._over = True
+        self.poller.close()
+        for connection in list(self.connections.values()):
+            connection.sock.close()
+        self.connections = {}
+
     def _settle_pending(self) -> None:
         """`drain` may have queued requests; see that a thread takes them."""
         self.poller.wake()
@@ -468,8 +478,11 @@ class Threads:
         timeout = max(TICK, min(self.next_scan - now, 3600.0)) if self._resting else TICK
         self._handle(self.poller.poll(timeout))
         with self._lock:
-            # What was queued is for workers; one may have been parked just before.
-            if self.pending and self._leader is None and self._parked:
+            # What was queued is for workers; one may have been parked just before, or have taken
+            # the lead, and it polls without knowing of the queue.
+            if self.pending and self._leader is not None:
+                self.poller.wake()
+            elif self.pending and self._parked:
                 self._give_lead()
 
     def _rest(self, until_scan: float) -> None:

@@ -1,0 +1,91 @@
+"""The command `twistd fastcgi`: its options are the fields of Config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.python import usage
+
+from fulgate import settings
+from fulgate.config import Setting
+from fulgate.config import settings as all_settings
+from fulgate.errors import ConfigError
+from fulgate.twisted import FastCGIService
+
+__all__ = ["Options", "makeService"]
+
+# What twistd does itself, with options of its own, or what has no meaning in it.
+TWISTD_DOES = frozenset(
+    ("http", "static", "error_logfile", "debug", "chdir", "user", "group", "umask", "pid")
+)
+
+
+class Options(usage.Options):
+    """Read the options, and remember in `given` those that stand on the command line."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serve a WSGI application over FastCGI. Settings come from fulgate.toml, from [tool.fulgate]"
+        " in pyproject.toml, from the environment (FULGATE_...) and from these options."
+    )
+
+    def __init__(self) -> None:
+        self.given: dict[str, str | tuple[str, ...] | bool] = {}
+        self.file = ""
+        super().__init__()
+
+    def opt_config(self, path: str) -> None:
+        """TOML file with settings."""
+        self.file = path
+
+    opt_c = opt_config
+
+    def postOptions(self) -> None:
+        """Check what was given, so that a mistake shows before the daemon is made."""
+        try:
+            self.settings = settings.load(self.given, file=self.file)
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from error
+        if not self.settings.config.app:
+            raise usage.UsageError("name the application: --app MODULE:ATTR")
+
+
+def _method(setting: Setting) -> Callable[..., None]:
+    if setting.type is bool:
+
+        def flag(self: Options) -> None:
+            self.given[setting.name] = True
+
+        flag.__doc__ = setting.help
+        return flag
+
+    def option(self: Options, value: str) -> None:
+        if setting.many:
+            before = self.given.get(setting.name, ())
+            assert isinstance(before, tuple)
+            self.given[setting.name] = (*before, value)
+        else:
+            self.given[setting.name] = value
+
+    option.__doc__ = setting.help
+    return option
+
+
+def _add_options() -> None:
+    for setting in all_settings():
+        if setting.name in TWISTD_DOES:
+            continue
+        method = _method(setting)
+        setattr(Options, "opt_" + setting.name, method)
+        if setting.short:
+            setattr(Options, "opt_" + setting.short.lstrip("-"), method)
+
+
+_add_options()
+
+
+def makeService(options: Any) -> FastCGIService:
+    """Make the service, for twistd. It owns no thread yet, and binds no new socket."""
+    config = options.settings.config
+    return FastCGIService(wsgi=config.app, config=config)
