@@ -39,11 +39,21 @@ JOIN_BELOW: Final = 65536
 class Answer:
     """The application's answer to one exchange: start_response and what follows from it."""
 
-    __slots__ = ("_bodiless", "_carrier", "_cut", "_exchange", "_left", "_length", "_status_body")
+    __slots__ = (
+        "_bodiless",
+        "_carrier",
+        "_cut",
+        "_errors",
+        "_exchange",
+        "_left",
+        "_length",
+        "_status_body",
+    )
 
-    def __init__(self, exchange: Exchange, carrier: Carrier) -> None:
+    def __init__(self, exchange: Exchange, carrier: Carrier, errors: Errors) -> None:
         self._exchange = exchange
         self._carrier = carrier
+        self._errors = errors
         self._status_body = ANY_BODY
         self._bodiless = False
         self._length = -1  # what the application's Content-Length says
@@ -140,6 +150,7 @@ class Answer:
                 return
         elif not exchange.head_sent and not self._status_body:
             exchange.headers.append(("Content-Length", str(len(data))))
+        self._errors.flush()  # while there still is a way to the web server's log
         self._carrier.finish(exchange, data, app_status)
         if self._cut:
             logger.error(
@@ -251,8 +262,8 @@ class WSGI:
         if exchange.refused is not None:
             self._refuse(exchange, carrier, exchange.refused)
             return
-        answer = Answer(exchange, carrier)
         errors = Errors(exchange if self._stderr else None, carrier)
+        answer = Answer(exchange, carrier, errors)
         environ.update(self._base)
         environ["wsgi.input"] = Input(exchange, carrier)
         environ["wsgi.errors"] = errors
