@@ -13,6 +13,8 @@ from tests.fault.harness import FAULTS, SHORT, Fault, Server, build_shim, fault_
 
 pytestmark = pytest.mark.requires_program("cc")
 
+FULGATE = [sys.executable, "-m", "fulgate", "serve", "tests.fault.app:app", "--threads", "2"]
+
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,6 +29,16 @@ def tiny(folder: Path, shim: Path, flaw: str) -> Server:
 
 # What the workload makes, at the least, of each call: a loop that ends sooner tested nothing.
 LEAST = {"recv": 12, "send": 12, "accept": 7, "wait": 12, "ctl": 7}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_nothing_is_lost_when_a_call_goes_wrong(fault: Fault, folder: Path, shim: Path) -> None:
+    path = folder / "sock"
+    with Server([*FULGATE, "--bind", f"unix:{path}"], path, shim) as server:
+        reached = fault_loop(server, fault)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log.read_text()
+    assert reached >= LEAST[fault.call]
 
 
 @pytest.mark.parametrize(

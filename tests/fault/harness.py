@@ -160,12 +160,16 @@ class Server:
             raise Flaw("SIGTERM does not end the server") from None
 
     def descriptors(self) -> list[str]:
+        """Give what is open; without the statistics that each thread may keep of itself."""
         folder = Path(f"/proc/{self.process.pid}/fd")
         found = []
         for entry in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 found.append(os.readlink(entry).partition(":")[0])
-        return sorted(found)
+        of_threads = [name for name in found if name.startswith("/proc/")]
+        if len(of_threads) > self.threads():
+            raise Flaw(f"more statistics than threads: {of_threads}")
+        return sorted(name for name in found if name not in of_threads)
 
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
