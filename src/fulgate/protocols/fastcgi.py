@@ -144,6 +144,8 @@ def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
 class FastCGIExchange(Exchange):
     """A FastCGI request and its answer."""
 
+    _logged = False  # STDERR has begun, so that it must end
+
     def __init__(self, id: int, role: Role, keep: bool, protocol: FastCGI) -> None:
         super().__init__(id, role, keep)
         self._protocol = protocol
@@ -202,6 +204,8 @@ class FastCGIExchange(Exchange):
             VERSION_1, STDOUT, id, 0, 0, VERSION_1, END_REQUEST, id, 8, 0,
             app_status & 0xFFFFFFFF, REQUEST_COMPLETE,
         )  # fmt: skip
+        if self._logged:
+            tail = record(STDERR, id) + tail
         size += len(head)
         if size == 0:
             return [tail]
@@ -229,6 +233,7 @@ class FastCGIExchange(Exchange):
         if self.aborted or self.ended:
             return []
         data = text.encode("utf-8", "backslashreplace")
+        self._logged = self._logged or len(data) > 0
         return [
             record(STDERR, self.id, data[pos : pos + MAX_LENGTH])
             for pos in range(0, len(data), MAX_LENGTH)
