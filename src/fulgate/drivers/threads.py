@@ -148,8 +148,8 @@ class Threads:
     def stop(self, timeout: float) -> bool:
         """Stop accepting, let requests end for up to `timeout` seconds, then cut what is left.
 
-        Returns whether all ended by itself. The listening sockets stay open; they are the
-        caller's.
+        Returns whether all ended by itself. The listening sockets are closed first, so that who
+        comes from then on is refused at once, and not left in a queue that nobody serves.
         """
         end = monotonic() + timeout
         self.stopping = True
@@ -157,6 +157,7 @@ class Threads:
             with contextlib.suppress(OSError):
                 self.poller.unregister(fd)
             self._accept(sock, self.config.backlog)  # whoever is in the queue was promised service
+            sock.close()
         for connection in list(self.connections.values()):
             connection.drain()
         self._settle_pending()
