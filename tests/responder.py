@@ -36,7 +36,8 @@ class Peer:
         if data:
             self.moved = self.protocol.feed(data)
             owed, self.protocol.out = self.protocol.out, []
-            self.send(owed)
+            with contextlib.suppress(ConnectionError):  # an abort may be followed by a close
+                self.send(owed)
         return bool(data)
 
     def request(self, *, whole: bool = True) -> Exchange | None:

@@ -1,0 +1,684 @@
+"""FastCGIProxy under a real uvicorn, in front of a responder that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+import fulgate
+from fulgate.client.proxy import FastCGIProxy, Message, Receive, Scope, Send
+from fulgate.errors import ConfigError
+from fulgate.protocols.fastcgi import (
+    ABORT_REQUEST,
+    END_REQUEST,
+    OVERLOADED,
+    STDERR,
+    STDOUT,
+    record,
+)
+from tests.responder import PATIENCE, Peer, Responder, responder, serve_params
+from tests.servers import Running
+from tests.servers.php import PHP_FPM, PhpFpm
+
+END = record(END_REQUEST, 1, bytes(8))
+
+Behave = Callable[[Peer], None]
+
+
+@contextlib.contextmanager
+def uvicorn_serves(app: Any) -> Iterator[int]:
+    """Run `app` under uvicorn in a thread; give the port."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+class Web:
+    """Starts responders and a uvicorn with a proxy before them; the test's end stops them."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.port = 0
+
+    def __call__(self, behave: Behave, wrap: Any = None, **options: Any) -> Responder:
+        one = self.stack.enter_context(responder(self.folder / "app.sock", behave))
+        self.proxy(one.endpoint, wrap, **options)
+        return one
+
+    def proxy(self, endpoint: str, wrap: Any = None, **options: Any) -> None:
+        app = FastCGIProxy(endpoint, **options)
+        self.port = self.stack.enter_context(uvicorn_serves(wrap(app) if wrap else app))
+
+    def client(self) -> http.client.HTTPConnection:
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        self.stack.callback(client.close)
+        return client
+
+    def ask(
+        self, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        client = self.client()
+        client.request(method, target, body, headers or {})
+        return client.getresponse()
+
+    def raw(self, data: bytes) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        self.stack.enter_context(sock)
+        sock.sendall(data)
+        return sock
+
+
+@pytest.fixture
+def web(folder: Path) -> Iterator[Web]:
+    with contextlib.ExitStack() as stack:
+        yield Web(folder, stack)
+
+
+def one_request(act: Callable[[Peer], None]) -> Behave:
+    """Wait for one whole request on a connection, and act."""
+
+    def behave(peer: Peer) -> None:
+        if peer.request():
+            act(peer)
+
+    return behave
+
+
+def say(*data: bytes) -> Behave:
+    return one_request(lambda peer: peer.send(b"".join(data)))
+
+
+# the request
+
+
+def test_the_params_are_exact(web: Web) -> None:
+    web(serve_params)
+    answer = web.ask(
+        "POST",
+        "/a%20b/%C3%BC%FF?q=1&r=%2F",
+        b"body",
+        {"Host": "example.org:81", "Content-Type": "text/plain", "X-Thing": "\xfc"},
+    )
+    assert answer.status == 200
+    found = json.loads(answer.read())
+    assert 0 < int(found.pop("REMOTE_PORT")) < 65536
+    assert found == {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": f"fulgate/{fulgate.__version__}",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": str(web.port),
+        "REQUEST_METHOD": "POST",
+        "REQUEST_SCHEME": "http",
+        "REQUEST_URI": "/a%20b/%C3%BC%FF?q=1&r=%2F",
+        "QUERY_STRING": "q=1&r=%2F",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/a b/\xc3\xbc\xff",
+        "REMOTE_ADDR": "127.0.0.1",
+        "CONTENT_TYPE": "text/plain",
+        "CONTENT_LENGTH": "4",
+        "HTTP_HOST": "example.org:81",
+        "HTTP_X_THING": "\xfc",
+        "HTTP_ACCEPT_ENCODING": "identity",
+        "body": "body",
+        "connection": 1,
+    }
+
+
+def test_headers_that_could_deceive_do_not_pass(web: Web) -> None:
+    web(serve_params)
+    sock = web.raw(
+        b"GET / HTTP/1.1\r\nHost: h\r\nProxy: evil\r\nX_Real_IP: evil\r\nX-Real-IP: good\r\n"
+        b"Content_Length: 9\r\nAccept: a\r\nAccept: b\r\nTE: trailers\r\n"
+        b"Connection: close, X-Hop\r\nX-Hop: evil\r\n\r\n"
+    )
+    answer = http.client.HTTPResponse(sock)
+    answer.begin()
+    found = json.loads(answer.read())
+    assert {name: value for name, value in found.items() if name.startswith(("HTTP_", "CONT"))} == {
+        "HTTP_HOST": "h",
+        "HTTP_X_REAL_IP": "good",
+        "HTTP_ACCEPT": "a, b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
+        (b"GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET nonsense HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET http://h/abs?q HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 200),
+        (b"GET /old HTTP/1.0\r\n\r\n", 200),
+    ],
+)
+def test_targets_and_refusals(web: Web, head: bytes, status: int) -> None:
+    web(serve_params)
+    answer = http.client.HTTPResponse(web.raw(head))
+    answer.begin()
+    assert answer.status == status
+    if status == 200:
+        found = json.loads(answer.read())
+        paths = {"/abs?q": "/abs", "*": "*", "/old": "/old"}
+        assert paths[found["REQUEST_URI"]] == found["PATH_INFO"]
+        assert found["SERVER_PROTOCOL"] == ("HTTP/1.0" if b"/old" in head else "HTTP/1.1")
+
+
+@pytest.mark.parametrize("style", ["path with root_path", "path without root_path"])
+def test_a_mounted_proxy(web: Web, style: str) -> None:
+    def mount(app: Any) -> Any:
+        async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                scope = {**scope, "root_path": "/m\u00fc"}
+                if style == "path without root_path":  # as old routers have it
+                    scope["path"] = scope["path"].removeprefix("/m\u00fc")
+            await app(scope, receive, send)
+
+        return mounted
+
+    web(serve_params, mount)
+    found = json.loads(web.ask("GET", "/m%C3%BC/x%2Fy").read())
+    assert found["SCRIPT_NAME"] == "/m\xc3\xbc"
+    assert found["PATH_INFO"] == "/x/y"
+    assert found["REQUEST_URI"] == "/m%C3%BC/x%2Fy"
+
+
+def test_params_are_added_and_replace(web: Web) -> None:
+    web(serve_params, params={"APP_ENV": "test", "SERVER_NAME": "other"})
+    found = json.loads(web.ask("GET", "/").read())
+    assert (found["APP_ENV"], found["SERVER_NAME"]) == ("test", "other")
+
+
+# bodies
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 1_000_000])
+def test_bodies_arrive_with_and_without_a_length(web: Web, size: int) -> None:
+    web(serve_params)
+    body = "".join(chr(97 + n % 26) for n in range(size))
+    found = json.loads(web.ask("POST", "/", body).read())
+    assert found["body"] == body
+    assert found["CONTENT_LENGTH"] == str(size)
+    pieces = [body[n : n + 9999].encode() for n in range(0, size, 9999)]
+    found = json.loads(web.ask("PUT", "/", iter(pieces)).read())
+    assert found["body"] == body
+    assert "CONTENT_LENGTH" not in found
+
+
+def test_both_directions_stream(web: Web) -> None:
+    def behave(peer: Peer) -> None:
+        exchange = peer.request(whole=False)
+        assert exchange is not None
+        exchange.start("200 OK", [("Content-Type", "text/plain")])
+        peer.send(exchange.send(b""))
+        while not exchange.stdin_ended:
+            if piece := exchange.take():
+                peer.send(exchange.send(piece.upper()))
+            assert peer.receive()
+        peer.send(exchange.finish(exchange.take().upper()))
+        assert not peer.receive()
+
+    web(behave, keep_alive=0)
+    sock = web.raw(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    answer = http.client.HTTPResponse(sock)
+    answer.begin()  # the head is there before the body
+    for word in (b"one", b"two"):
+        sock.sendall(b"3\r\n" + word + b"\r\n")
+        assert answer.read1(100) == word.upper()
+    sock.sendall(b"0\r\n\r\n")
+    assert answer.read() == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_answer_before_the_body_was_read(web: Web, method: str) -> None:
+    def behave(peer: Peer) -> None:
+        exchange = peer.request(whole=False)
+        assert exchange is not None
+        exchange.keep = False
+        peer.answer(exchange, b"no", "413 Content Too Large")
+
+    web(behave)
+    with contextlib.closing(web.client()) as client:
+        client.putrequest(method, "/")
+        client.putheader("Content-Length", "10000000")
+        client.endheaders(bytes(200_000))
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (413, b"no")
+
+
+def test_a_client_that_does_not_read_stops_the_application(web: Web) -> None:
+    size = 256 << 20
+
+    def behave(peer: Peer) -> None:
+        exchange = peer.request()
+        assert exchange is not None
+        exchange.start("200 OK", [("Content-Length", str(size))])
+        peer.socket.settimeout(1.0)
+        sent = 0
+        try:
+            while sent < size:
+                peer.send(exchange.send(bytes(1 << 20)))
+                sent += 1 << 20
+        except OSError:
+            pass
+        one.said.put(sent)
+
+    one = web(behave)
+    web.raw(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert one.hear() < size / 2  # type: ignore[operator]
+
+
+def test_an_application_that_does_not_read_stops_the_client(web: Web) -> None:
+    done = threading.Event()
+
+    def behave(peer: Peer) -> None:
+        assert peer.request(whole=False)
+        assert done.wait(PATIENCE)
+
+    web(behave)
+    size = 256 << 20
+    sock = web.raw(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+    sock.settimeout(1.0)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < size:
+            sent += sock.send(bytes(1 << 20))
+    done.set()
+    assert sent < size / 2
+
+
+# the answer
+
+
+def test_the_head_is_cgi(web: Web) -> None:
+    head = b"status: 418 Short\nX-A: 1\nX-A: 2\nConnection: X-Hop\nX-Hop: 1\nKeep-Alive: 5\n\nbody"
+    web(say(record(STDOUT, 1, head), record(STDOUT, 1), END))
+    answer = web.ask("GET", "/")
+    assert answer.status == 418
+    assert answer.headers.get_all("X-A") == ["1", "2"]
+    assert "X-Hop" not in answer.headers
+    assert "Keep-Alive" not in answer.headers
+    assert "Status" not in answer.headers
+    assert answer.read() == b"body"
+
+
+def test_a_location_alone_redirects(web: Web) -> None:
+    web(say(record(STDOUT, 1, b"Location: /there\r\n\r\n"), END))
+    answer = web.ask("GET", "/")
+    assert (answer.status, answer.headers["Location"]) == (302, "/there")
+
+
+def test_interim_heads_are_skipped(web: Web) -> None:
+    heads = b"Status: 103 Early Hints\r\nLink: </x>\r\n\r\nStatus: 200 OK\r\nX: y\r\n\r\nbody"
+    web(say(*(record(STDOUT, 1, heads[n : n + 1]) for n in range(len(heads))), END))
+    answer = web.ask("GET", "/")
+    assert (answer.status, answer.headers["X"], answer.read()) == (200, "y", b"body")
+    assert "Link" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Old")]
+)
+def test_answers_without_a_body(web: Web, method: str, status: str) -> None:
+    body = b"must not pass" * 10_000
+
+    def behave(peer: Peer) -> None:
+        while exchange := peer.request():
+            peer.answer(exchange, body, status, Content_Type="text/plain")
+
+    web(behave)
+    client = web.client()
+    for _ in range(3):  # on one connection: a stray body would be taken for the next answer
+        client.request(method, "/")
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (int(status[:3]), b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ([b""], 502),
+        ([b"HTTP/1.1 200 OK\r\n\r\n"], 502),
+        ([record(STDOUT, 1, b"X: y"), END], 502),
+        ([record(STDOUT, 1, b"nonsense\r\n\r\n"), END], 502),
+        ([record(STDOUT, 1, b"Status: 101 Switching\r\n\r\n"), END], 502),
+        ([record(STDOUT, 1, b"X: y\r\n" * 9000)] * 2, 502),
+        ([record(STDOUT, 2, b"X: y\r\n\r\n")], 502),
+        ([record(END_REQUEST, 1, b"\0\0\0\0\1\0\0\0")], 502),
+        ([record(END_REQUEST, 1, bytes((0, 0, 0, 0, OVERLOADED, 0, 0, 0)))], 503),
+    ],
+)
+def test_what_is_no_answer_is_an_error(
+    web: Web, data: list[bytes], status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    web(say(*data))
+    answer = web.ask("GET", "/x%0Ay")
+    assert answer.status == status
+    assert answer.read() in (b"Bad Gateway\n", b"Service Unavailable\n")
+    (logged,) = [r.getMessage() for r in caplog.records if r.name == "fulgate.proxy"]
+    assert logged.startswith("GET /x\\ny: unix:")
+
+
+def test_nobody_listens(web: Web) -> None:
+    web.proxy(f"unix:{web.folder}/none")
+    assert web.ask("POST", "/", b"x").status == 502
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    web.proxy(f"tcp:127.0.0.1:{port}")
+    assert web.ask("GET", "/").status == 502
+
+
+def test_silence_is_504(web: Web) -> None:
+    def behave(peer: Peer) -> None:
+        assert peer.request()
+        while peer.receive():
+            pass
+        one.said.put(peer.got)
+
+    one = web(behave, read_timeout=0.2)
+    answer = web.ask("GET", "/")
+    assert (answer.status, answer.read()) == (504, b"Gateway Timeout\n")
+    assert record(ABORT_REQUEST, 1) in one.hear()  # type: ignore[operator]
+
+
+BROKEN = {
+    "chunked, cut": [b"X: y\r\n\r\nhalf"],
+    "length, cut": [b"Content-Length: 8\r\n\r\nhalf"],
+    "length, short": [b"Content-Length: 8\r\n\r\nhalf", b"", END],
+    "length, long": [b"Content-Length: 8\r\n\r\n", b"half too much"],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_answer_reaches_the_client_as_broken(
+    web: Web, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = [part if part == END else record(STDOUT, 1, part) for part in BROKEN[name]]
+    web(say(*data))
+    answer = web.ask("GET", "/")
+    assert answer.status == 200
+    with pytest.raises(http.client.IncompleteRead) as failure:
+        answer.read()
+    assert b"half".startswith(failure.value.partial)
+    assert [r for r in caplog.records if r.name == "fulgate.proxy"]
+
+
+@pytest.mark.parametrize("when", ["before the head", "while it streams", "while it uploads"])
+def test_a_client_that_goes_away_aborts_the_request(web: Web, when: str) -> None:
+    def behave(peer: Peer) -> None:
+        exchange = peer.request(whole=False)
+        assert exchange is not None
+        if when == "while it streams":
+            exchange.start("200 OK", [("X", "y")])
+            peer.send(exchange.send(b"first"))
+        one.said.put("there")
+        while peer.receive():
+            pass
+        one.said.put(peer.got)
+
+    one = web(behave)
+    length = b"Content-Length: 100\r\n" if when == "while it uploads" else b""
+    sock = web.raw(b"GET / HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n")
+    assert one.hear() == "there"
+    if when == "while it streams":
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    sock.close()
+    assert one.hear().endswith(record(ABORT_REQUEST, 1))  # type: ignore[attr-defined]
+
+
+def test_stderr_is_logged(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    web(say(record(STDERR, 1, b"one\n\xfftwo\x1b[0m\r\n"), record(STDOUT, 1, b"X: y\n\n"), END))
+    assert web.ask("GET", "/").status == 200
+    logged = [r.getMessage() for r in caplog.records if r.name == "fulgate.proxy"]
+    assert logged == ["GET /: stderr: one", "GET /: stderr: \\xfftwo\\x1b[0m"]
+
+
+# connections
+
+
+def test_connections_are_kept(web: Web) -> None:
+    web(serve_params)
+    numbers = [json.loads(web.ask("GET", "/").read())["connection"] for _ in range(3)]
+    assert numbers == [1, 1, 1]
+    # A POST could not be sent again: it takes no connection that may be closing.
+    assert json.loads(web.ask("POST", "/", b"x").read())["connection"] == 2
+    assert json.loads(web.ask("PUT", "/", b"x").read())["connection"] in (1, 2)
+
+
+def test_no_connection_is_kept_unless_wanted(web: Web) -> None:
+    web(serve_params, keep_alive=0)
+    numbers = [json.loads(web.ask("GET", "/").read())["connection"] for _ in range(3)]
+    assert numbers == [1, 2, 3]
+
+
+def test_idle_connections_are_closed_in_time(web: Web) -> None:
+    def behave(peer: Peer) -> None:
+        serve_params(peer)
+        one.said.put("closed")
+
+    one = web(behave, keep_alive_timeout=0.05)
+    assert web.ask("GET", "/").status == 200
+    assert one.hear() == "closed"
+
+
+def test_a_connection_that_the_application_closed_is_not_used(web: Web) -> None:
+    def behave(peer: Peer) -> None:
+        exchange = peer.request()
+        assert exchange is not None
+        peer.answer(exchange, b"%d" % peer.number, X="y")
+
+    web(behave)
+    assert [web.ask("GET", "/").read() for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [("GET", b"", 200), ("PUT", b"small", 200), ("PUT", bytes(100_000), 502), ("POST", b"x", 200)],
+)
+def test_a_stale_connection_is_tried_again_once(
+    web: Web, method: str, body: bytes, status: int
+) -> None:
+    def behave(peer: Peer) -> None:
+        exchange = peer.request()
+        assert exchange is not None
+        peer.answer(exchange, exchange.take(), X=str(peer.number))
+        if peer.request():  # takes the second one, and goes
+            one.said.put("gone")
+
+    one = web(behave)
+    assert web.ask("GET", "/").headers["X"] == "1"
+    answer = web.ask(method, "/", body)
+    assert answer.status == status
+    if method != "POST":  # which took a new connection from the start
+        assert one.hear() == "gone"
+    if status == 200:
+        assert answer.headers["X"] == "2"
+        assert answer.read() == body
+
+
+def test_a_new_connection_is_not_tried_again(web: Web) -> None:
+    def behave(peer: Peer) -> None:
+        one.said.put(peer.number)
+        peer.request()
+
+    one = web(behave)
+    assert web.ask("GET", "/").status == 502
+    assert one.hear() == 1
+    assert one.said.empty()
+
+
+def test_what_nobody_asked_for_spoils_a_connection(web: Web) -> None:
+    extra = record(STDOUT, 1, b"X: poison\r\n\r\n") + END
+
+    def behave(peer: Peer) -> None:
+        exchange = peer.request()
+        assert exchange is not None
+        exchange.start("200 OK", [("X", str(peer.number))])
+        peer.send([*exchange.finish(b"body"), extra])
+        while peer.receive():
+            pass
+
+    web(behave)
+    for n in (b"1", b"2", b"3"):
+        answer = web.ask("GET", "/")
+        assert (answer.headers["X"], answer.read()) == (n.decode(), b"body")
+
+
+def test_many_at_once(web: Web) -> None:
+    web(serve_params)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        for _ in range(5):
+            statuses.append(web.ask("GET", "/").status)
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert statuses == [200] * 80
+
+
+# without HTTP
+
+
+def run_asgi(app: FastCGIProxy, scope: Scope, messages: list[Message]) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def test_a_websocket_is_refused() -> None:
+    app = FastCGIProxy("unix:/none")
+    sent = run_asgi(app, {"type": "websocket"}, [{"type": "websocket.connect"}])
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_the_lifespan_is_answered() -> None:
+    app = FastCGIProxy("unix:/none")
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = run_asgi(app, {"type": "lifespan"}, list(messages))
+    assert [m["type"] for m in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+
+
+def test_settings_that_cannot_be_used() -> None:
+    for endpoint in ("fd:0", "systemd", "tcp:127.0.0.1:0", "/no/scheme"):
+        with pytest.raises(ConfigError):
+            FastCGIProxy(endpoint)
+    with pytest.raises(ConfigError, match="no folder"):
+        FastCGIProxy("unix:/none", root="/nowhere/at/all")
+    with pytest.raises(ConfigError, match="latin-1"):
+        FastCGIProxy("unix:/none", params={"A": "\u20ac"})
+
+
+# PHP
+
+
+@pytest.fixture
+def php(web: Web, running: Running) -> Path:
+    server = running(PhpFpm)
+    root = web.folder / "www"
+    (root / "sub").mkdir(parents=True)
+    script = """<?php
+        header("Content-Type: application/json");
+        $keys = ["SCRIPT_NAME", "SCRIPT_FILENAME", "PATH_INFO", "DOCUMENT_ROOT", "REQUEST_URI"];
+        echo json_encode(array_intersect_key($_SERVER, array_flip($keys)) + [
+            "script" => __FILE__, "get" => $_GET, "post" => $_POST,
+            "body" => hash("sha256", file_get_contents("php://input")),
+            "file" => isset($_FILES["f"]) ? $_FILES["f"]["size"] : null]);
+    """
+    for name in ("index.php", "other.php", "sub/index.php"):
+        (root / name).write_text(script)
+    (root / "fails.php").write_text("<?php error_log('a complaint'); http_response_code(500);")
+    (web.folder / "secret.php").write_text("<?php echo 'secret';")
+    web.proxy(server.endpoint, root=str(root))
+    return root
+
+
+@pytest.mark.requires_server(PHP_FPM)
+def test_php_runs_the_script_that_the_path_chooses(web: Web, php: Path) -> None:
+    for target, script, info in (
+        ("/", "index.php", None),
+        ("/pretty/url?a=b", "index.php", None),
+        ("/other.php?a=b", "other.php", None),
+        ("/other.php/more/info", "other.php", "/more/info"),
+        ("/sub/", "sub/index.php", None),
+    ):
+        answer = web.ask("GET", target)
+        found = json.loads(answer.read())
+        assert found["script"] == found["SCRIPT_FILENAME"] == str(php / script)
+        assert found["SCRIPT_NAME"] == "/" + script
+        assert (found.get("PATH_INFO") or None) == info
+        assert found["REQUEST_URI"] == target
+        assert found["get"] == ({"a": "b"} if "?" in target else [])
+
+
+@pytest.mark.requires_server(PHP_FPM)
+def test_php_reads_bodies(web: Web, php: Path) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert json.loads(web.ask("POST", "/", b"x=1&y=2", form).read())["post"]["x"] == "1"
+    part = b'--B\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n'
+    body = part + bytes(300_000) + b"\r\n--B--\r\n"
+    multipart = {"Content-Type": "multipart/form-data; boundary=B"}
+    assert json.loads(web.ask("POST", "/", body, multipart).read())["file"] == 300_000
+
+
+@pytest.mark.requires_server(PHP_FPM)
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/../secret.php",
+        "/%2e%2e/secret.php",
+        "/..%2fsecret.php",
+        "/sub/..%2f..%2fsecret.php",
+        "/none.php",
+        "/other.php%00",
+        "/other.php/../../secret.php",
+    ],
+)
+def test_php_never_runs_what_is_outside(web: Web, php: Path, target: str) -> None:
+    answer = web.ask("GET", target)
+    assert answer.status in (400, 404)
+    assert b"secret" not in answer.read()
+
+
+@pytest.mark.requires_server(PHP_FPM)
+def test_php_keeps_the_connection_and_complains(
+    web: Web, php: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        assert web.ask("GET", "/").status == 200
+    assert web.ask("GET", "/fails.php").status == 500
+    assert any("a complaint" in r.getMessage() for r in caplog.records)
