@@ -17,6 +17,7 @@ WAYS = {
     "direct": "Direct: FastCGI over a Unix socket, the server on one core, the load on the other",
     "nginx": "Through nginx: one worker, wrk in front, nothing pinned",
 }
+DISTURBED = 0.05  # share of the machine that other processes had
 # (way, workload, peer, other, at least): requests per second of peer / other
 TARGETS = [
     ("direct", "hello", "fulgate", "flup", 3.0),
@@ -102,7 +103,7 @@ def _warnings(run: Run) -> Iterable[str]:
                         "core, so it is the limit here."
                     )
                 foreign = statistics.median(one.foreign_share for one in rounds)
-                if foreign > 0.05:
+                if foreign > DISTURBED:
                     yield (
                         f"{way}, {workload}, {peer}: other processes had {foreign:.0%} of the "
                         "machine meanwhile."
@@ -146,3 +147,17 @@ def write(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.md").write_text(markdown(run))
     (folder / "latest.json").write_text(as_json(run))
+
+
+BEGIN, END = "<!-- figures: bench/run.py --docs -->", "<!-- end of figures -->"
+
+
+def put_into(run: Run, page: Path) -> None:
+    """Replace what stands between the two marks in a page of documentation."""
+    text = page.read_text()
+    before, mark, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ValueError(f"{page} has no marks for the figures")
+    figures = markdown(run).partition("\n")[2].replace("\n##", "\n###")
+    page.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}")
