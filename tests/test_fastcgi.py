@@ -21,6 +21,7 @@ from tests.model import (
     DATA,
     END_REQUEST,
     GET_VALUES,
+    GET_VALUES_RESULT,
     PARAMS,
     REQUEST_COMPLETE,
     STDERR,
@@ -363,7 +364,7 @@ def test_an_answer_is_cut_so_that_requests_beside_it_live() -> None:
     assert first.keep
     fed.protocol.done(first)
     second.start("200 OK", [])
-    assert second.fail() == []
+    assert second.fail() == [record(GET_VALUES_RESULT, 0)]
     assert not second.keep
     fed.protocol.done(second)
     assert fed.protocol.closing

@@ -143,8 +143,8 @@ class Exchange:
         """Give up an answer that has begun. The peer must not take it for a whole one.
 
         Web servers take END_REQUEST with any appStatus for a complete answer; only a connection
-        that closes without it reaches the client as an error. So nothing is written and `keep`
-        turns false, unless the connection carries other requests too.
+        that closes without it reaches the client as an error. So nothing of the answer is written
+        any more and `keep` turns false, unless the connection carries other requests too.
         """
         raise NotImplementedError
 

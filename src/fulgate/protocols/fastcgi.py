@@ -226,7 +226,9 @@ class FastCGIExchange(Exchange):
         self.broken = True
         if self._protocol.alone:
             self.keep = False
-            return []
+            # An answer to a question that was not asked says nothing, but nginx takes any record
+            # of id 0 for an error; without fastcgi_keep_conn it takes a mere close for the end.
+            return [_header(VERSION_1, GET_VALUES_RESULT, NULL_REQUEST_ID, 0, 0)]
         return [_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 1, REQUEST_COMPLETE)]
 
     def log(self, text: str) -> list[Buffer]:
