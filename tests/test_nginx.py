@@ -92,11 +92,12 @@ def test_environ(behind: Behind) -> None:
         "SERVER_PORT": str(nginx.port),
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": f"127.0.0.1:{nginx.port}",
         "HTTP_X_THING": "some thing",
         "wsgi.url_scheme": "http",
     }
     assert {name: environ.get(name) for name in expected} == expected
+    # Debian's fastcgi_params give $host since 2026, which has no port.
+    assert environ["HTTP_HOST"] in ("127.0.0.1", f"127.0.0.1:{nginx.port}")
 
 
 @pytest.mark.parametrize("body", [b"", b"a=1&b=2", LARGE], ids=["empty", "small", "large"])
@@ -426,7 +427,7 @@ def test_request_that_runs_ends_before_the_server_does(behind: Behind, tmp_path:
     assert response.readline() == b"first\n"
     with ThreadPoolExecutor(1) as pool:
         stopped = pool.submit(fulgate.stop)
-        while fulgate.socket.exists() and not stopped.done():
+        while fulgate.accepts() and not stopped.done():
             time.sleep(0.005)
         go.touch()
         assert response.read() == b"second\n"

@@ -44,10 +44,14 @@ http {{
 def location(prefix: str = "/", *lines: str, params: str = "stock") -> str:
     """Give a location block that passes `prefix` on.
 
-    `params` is "stock" for the file that nginx comes with, or lines of one's own.
+    `params` is "stock" for the file that nginx comes with, "port" for that without the line that
+    takes the port out of HTTP_HOST, as Debian's has since 2026, or lines of one's own.
     """
     if params == "stock":
         params = f"include {STOCK_PARAMS};"
+    elif params == "port":
+        lines_of_stock = STOCK_PARAMS.read_text().splitlines()
+        params = "\n".join(line for line in lines_of_stock if "HTTP_HOST" not in line)
     body = "\n".join(["fastcgi_pass app;", params, *lines])
     return f"location {prefix} {{\n{indent(body, '    ')}\n}}"
 

@@ -6,7 +6,7 @@ import http.client
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.client import HTTPMessage
+from email.message import Message
 from pathlib import Path
 
 PATIENCE = 30.0  # seconds
@@ -15,7 +15,7 @@ PATIENCE = 30.0  # seconds
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: HTTPMessage
+    headers: Message[str, str]
     body: bytes
 
 
