@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -39,6 +40,17 @@ log = logging.getLogger("fulgate")
 
 class _Stopped(BaseException):
     """A signal told the process to stop before it served. Nothing of an application catches it."""
+
+
+@dataclass
+class _Run:
+    """One run of the command."""
+
+    debug: bool  # what is known before the settings are loaded, then what they say
+
+    def show(self, error: BaseException) -> None:
+        if self.debug:
+            traceback.print_exception(error)
 
 
 class _Command(click.Command):
@@ -95,8 +107,12 @@ def _configured(command: Callable[..., Any]) -> Callable[..., Any]:
             for name, value in given.items()
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         }
-        return command(load(options, file=file), **own)
+        found = load(options, file=file)
+        run: _Run = ctx.obj
+        run.debug = found.config.debug
+        return command(found, **own)
 
+    with_settings.__doc__ = command.__doc__
     return with_settings
 
 
@@ -133,7 +149,12 @@ def serve(found: Settings) -> int:
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with contextlib.ExitStack() as stack:
-            return _serve(found.config, stack)
+            try:
+                return _serve(found.config, stack)
+            except FulgateError as error:
+                if log.handlers and found.config.error_logfile != "-":
+                    log.error("%s", error)
+                raise
     except _Stopped:
         return 0
     finally:
@@ -162,9 +183,11 @@ def check(found: Settings, print_config: bool) -> int:
     process.prepare(config)
     allowed = AllowedClients.of(config.allowed_clients)
     for text in config.bind:
-        check_exposed(Endpoint.parse(text), allowed)
+        endpoint = Endpoint.parse(text)
+        endpoint.check()
+        check_exposed(endpoint, allowed)
     if config.http:
-        _front(config, DEFAULT)
+        _front()(config.http, DEFAULT, config.static)
     load_app(config.app, config.pythonpath)
     click.echo(f"fulgate: the configuration is good, and {config.app} loads", err=True)
     return 0
@@ -187,6 +210,8 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
     from fulgate.serve import Server, run
 
     _need_app(config)
+    process.open_standard_streams()
+    front_class = _front() if config.http else None
     who = process.identity(config)
     process.prepare(config)
     logs = Logs(config)
@@ -206,8 +231,8 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
         app = load_app(config.app, config.pythonpath)
     server.app = app
     url = ""
-    if config.http:
-        front = _front(config, server.endpoints[0])
+    if front_class is not None:
+        front = front_class(config.http, server.endpoints[0], config.static)
         stack.callback(front.stop, FRONT_TIMEOUT)
         front.start()
         url = front.url
@@ -227,10 +252,15 @@ def _need_app(config: Config) -> None:
         )
 
 
-def _front(config: Config, endpoint: str) -> Front:
-    from fulgate.front import Front
-
-    return Front(config.http, endpoint, config.static)
+def _front() -> type[Front]:
+    """Give the class of the HTTP front. Raises ConfigError where its server is not installed."""
+    try:
+        from fulgate.front import Front
+    except ImportError as error:
+        if error.name != "uvicorn":
+            raise
+        raise ConfigError("--http needs uvicorn: install fulgate[http]") from error
+    return Front
 
 
 def _private_endpoint(who: process.Identity | None, stack: contextlib.ExitStack) -> str:
@@ -255,16 +285,19 @@ def _stop(number: int, frame: object) -> None:
 
 def _announce(endpoints: Sequence[str], config: Config, url: str) -> None:
     """Say where it listens, for people and for whoever waits for the line."""
+    text = ""
     for endpoint in endpoints:
         line = f"fulgate {__version__} serves {config.app} on {endpoint}"
-        click.echo(line)
+        text += line + "\n"
         if config.error_logfile != "-":
             log.info("%s", line)
     if url:
-        click.echo(f"Open {url}/")
-    if url or sys.stdout.isatty():
-        click.echo("\nFor nginx:\n\n" + nginx(endpoints[0], config.script_name))
-    sys.stdout.flush()
+        text += f"Open {url}/\n"
+    if url or os.isatty(1):
+        text += "\nFor nginx:\n\n" + nginx(endpoints[0], config.script_name) + "\n"
+    # Not sys.stdout: what it could not write to a closed pipe would be an error again at the exit.
+    with contextlib.suppress(OSError):
+        os.write(1, text.encode("utf-8", "surrogateescape"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,26 +305,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     application that does not load and a socket that cannot be had.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = os.environ.get("FULGATE_DEBUG", "").lower() in ("1", "true", "yes", "on")
+    run = _Run(debug or "--debug" in arguments)
     try:
-        status = cli.main(arguments, "fulgate", COMPLETE, standalone_mode=False)
+        status = cli.main(arguments, "fulgate", COMPLETE, standalone_mode=False, obj=run)
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
     except click.Abort:
         return _fail("interrupted", 130)
     except FulgateError as error:
-        _show_traceback(error, arguments)
+        run.show(error)
         return _fail(str(error), getattr(error, "exit_status", 1))
     except Exception as error:
-        _show_traceback(error, arguments)
+        run.show(error)
         text = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
         return _fail(text, 1)
     return status if isinstance(status, int) else 0
-
-
-def _show_traceback(error: BaseException, arguments: Sequence[str]) -> None:
-    debug = os.environ.get("FULGATE_DEBUG", "").lower() in ("1", "true", "yes", "on")
-    if debug or "--debug" in arguments:
-        traceback.print_exception(error)
 
 
 def _fail(text: str, status: int) -> int:

@@ -25,6 +25,7 @@ from fulgate.listener import (
     inherited_on_stdin,
     ip_address,
     is_loopback,
+    look_up,
     systemd_sockets,
 )
 
@@ -169,6 +170,13 @@ class Endpoint:
             return []
         addresses = [str(sockaddr[0]) for _, sockaddr in self._resolve(passive=True)]
         return [address for address in addresses if not is_loopback(address)]
+
+    def check(self) -> None:
+        """Raise ConfigError for an owner or group that does not exist."""
+        try:
+            look_up(self.owner, self.group)
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {self}: {error}") from None
 
     # as a client
 

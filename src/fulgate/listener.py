@@ -26,6 +26,7 @@ __all__ = [
     "inherited_on_stdin",
     "ip_address",
     "is_loopback",
+    "look_up",
     "systemd_sockets",
 ]
 
@@ -91,8 +92,7 @@ def bind_unix(
     Raises BindError and OSError; ConfigError for an owner or group that does not exist.
     """
     path = os.path.abspath(path)  # chdir must not change what `close` removes
-    uid = -1 if not owner else _uid(owner)
-    gid = -1 if not group else _gid(group)
+    uid, gid = look_up(owner, group)
     listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -113,6 +113,11 @@ def bind_unix(
         listener.close()
         raise
     return listener
+
+
+def look_up(owner: str, group: str) -> tuple[int, int]:
+    """Give the numbers of a socket file's owner and group; -1 for "". Raises ConfigError."""
+    return _uid(owner) if owner else -1, _gid(group) if group else -1
 
 
 def _uid(name: str) -> int:
