@@ -132,6 +132,7 @@ def test_each_source_overrides_the_ones_before(project: Path) -> None:
     }
     assert found.sources["backlog"] == "default"
     assert loaded({"app": "c:d"}).sources["app"] == "command line"
+    assert loaded({"debug": False}).sources["debug"] == "--no-debug"
 
 
 def test_pyproject(project: Path) -> None:

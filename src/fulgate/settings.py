@@ -66,7 +66,7 @@ def load(
             given = options[setting.name]
             source = setting.option if setting.name != "app" else "command line"
             values[setting.name] = _read(setting, given, source)
-            sources[setting.name] = source
+            sources[setting.name] = source if given is not False else f"--no-{source[2:]}"
     return Settings(Config(**values), sources)
 
 
