@@ -169,7 +169,7 @@ make_venv() {
         fi
         "$python" -m venv "$folder"
     fi
-    "$folder/bin/python" -m pip install -q --disable-pip-version-check -e "$spec"
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e "$spec"
 }
 
 what=${1:-}

@@ -87,7 +87,9 @@ def site(running: Running) -> Site:
         # What a framework warns of is not what is tested here.
         env = {"FULGATE_TEST_FOLDER": str(folder), "PYTHONWARNINGS": "default"}
         fulgate = running(Fulgate, f"tests.frameworks.{app}", *options, env=env)
-        nginx = running(Nginx, fulgate.backend, location(prefix or "/", params="port"), keepalive=True)
+        nginx = running(
+            Nginx, fulgate.backend, location(prefix or "/", params="port"), keepalive=True
+        )
         return Browser(nginx.url)
 
     return start
