@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import sys
 import traceback
@@ -27,6 +28,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     def write(code: str) -> str:
         name = f"loaded{next(numbers)}"
         (tmp_path / f"{name}.py").write_text(code)
+        importlib.invalidate_caches()  # the clock of a file system may be too coarse
         return name
 
     yield write
@@ -98,6 +100,7 @@ def test_the_current_folder_and_pythonpath_come_first(write: Write, tmp_path: Pa
     name = write("app = 1")
     (tmp_path / "lib" / f"{name}.py").write_text("from loaded_beside import app")
     (tmp_path / "loaded_beside.py").write_text(APP)
+    importlib.invalidate_caches()
     assert load_app(name, ["lib"])({}, None) == [b"app"]
     assert sys.path[:2] == [str(tmp_path / "lib"), str(tmp_path)]
     load_app(name, ["lib"])

@@ -85,7 +85,6 @@ def load_app(text: str, pythonpath: Iterable[str] = ()) -> Callable[..., Any]:
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
-    importlib.invalidate_caches()
     module = _import(text, name.module)
     value = _attribute(text, name, module)
     if name.call is not None:
