@@ -85,7 +85,7 @@ class FastCGIService(Service):
             logging.getLogger("fulgate").info("serving FastCGI on %s", endpoint)
         from twisted.internet import reactor
 
-        reactor.callWhenRunning(notify, "READY=1")  # type: ignore[attr-defined]
+        reactor.callWhenRunning(notify, "READY=1")
 
     def stopService(self) -> Deferred[None]:
         """Stop as `Server.stop` does; the Deferred fires when all is over.
@@ -106,7 +106,7 @@ class FastCGIService(Service):
                 server.stop()
             except BaseException:
                 failure = Failure()
-            reactor.callFromThread(end, failure)  # type: ignore[attr-defined]
+            reactor.callFromThread(end, failure)
 
         def end(failure: Failure | None) -> None:
             _log_as_before()
