@@ -1,0 +1,490 @@
+"""The examples of README.md and docs/ are run as they stand: one test for each page.
+
+What a page's fences mean, from top to bottom, in a folder of the page's own:
+
+- `python`: a file, when the first line is a comment that names it; else a program that is run. What
+  it prints is what stands as a comment behind its calls of print.
+- `toml`: a file, named in the same way, whose settings must be good.
+- `console`: commands behind "$ ", and what they print; "..." stands for anything. A server goes on
+  in the background, until the next one is started; then it must end with status 0.
+- `nginx`, `apache`, `lighttpd`, `caddy`, `haproxy`: what the real server is run with from there on.
+- `ini`: a unit of systemd, whose ExecStart `fulgate check` must accept.
+- `sh`: commands that set things up; make's targets and the extras that pip installs must exist.
+- `text`: only to be read.
+
+What belongs to the reader's machine, such as port 80 and /run/fulgate, is replaced in the whole
+page by a free port, and by the page's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from fulgate.config import settings
+from fulgate.errors import ConfigError
+from fulgate.settings import load
+from tests.servers import PATH, RealServer, Running, free_port
+from tests.servers.apache import Apache
+from tests.servers.fulgate import ROOT
+from tests.servers.nginx import STOCK_PARAMS
+
+PATIENCE = 30.0  # seconds
+WEB_SERVERS = {"nginx": "nginx", "apache": "apache2", "lighttpd": "lighttpd"} | {
+    name: name for name in ("caddy", "haproxy")
+}
+LANGUAGES = {"python", "toml", "console", "ini", "sh", "text", *WEB_SERVERS}
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    if path.name != "CHANGELOG.md"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(match[1], match[2]) for match in FENCE.finditer(text)]
+
+
+class Snippet(RealServer):
+    """A web server that is run with what a page says, in the frame that every page leaves out."""
+
+    file: ClassVar[str]
+    frame: ClassVar[str]
+    arguments: ClassVar[list[str]]
+
+    def __init__(self, folder: Path, text: str, port: int) -> None:
+        super().__init__(folder)
+        self.text = text
+        self.fixed_port = port
+
+    def configure(self) -> None:
+        text = self.frame
+        for name, value in {
+            "@folder": str(self.folder),
+            "@port": str(self.port),
+            "@root": "user root root;" if os.geteuid() == 0 else "",
+            "@text": self.text,
+        }.items():
+            text = text.replace(name, value)
+        (self.folder / self.file).write_text(text)
+
+    def command(self) -> list[str]:
+        folder = str(self.folder)
+        return [self.program, *(a.replace("@folder", folder) for a in self.arguments)]
+
+
+class Nginx(Snippet):
+    program = "nginx"
+    file = "nginx.conf"
+    arguments: ClassVar[list[str]] = [
+        *("-p", "@folder/", "-c", "@folder/nginx.conf", "-e", "@folder/error.log")
+    ]
+    frame = """\
+@root
+daemon off;
+pid @folder/nginx.pid;
+error_log @folder/error.log info;
+events {}
+http {
+    access_log off;
+    client_body_temp_path @folder/body;
+    proxy_temp_path @folder/proxy;
+    fastcgi_temp_path @folder/fastcgi;
+    uwsgi_temp_path @folder/uwsgi;
+    scgi_temp_path @folder/scgi;
+    @text
+}
+"""
+
+    def configure(self) -> None:
+        shutil.copy(STOCK_PARAMS, self.folder)
+        super().configure()
+
+
+class Lighttpd(Snippet):
+    program = "lighttpd"
+    file = "lighttpd.conf"
+    arguments: ClassVar[list[str]] = ["-D", "-f", "@folder/lighttpd.conf"]
+    frame = """\
+server.bind = "127.0.0.1"
+server.port = @port
+server.document-root = "@folder"
+server.errorlog = "@folder/error.log"
+server.upload-dirs = ("@folder")
+@text
+"""
+
+
+class Caddy(Snippet):
+    program = "caddy"
+    file = "Caddyfile"
+    arguments: ClassVar[list[str]] = [
+        *("run", "--adapter", "caddyfile", "--config", "@folder/Caddyfile")
+    ]
+    frame = "{\n    admin off\n    auto_https off\n}\n@text"
+
+    def environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        return {**super().environment(), "XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder}
+
+
+class HAProxy(Snippet):
+    program = "haproxy"
+    file = "haproxy.cfg"
+    arguments: ClassVar[list[str]] = ["-db", "-f", "@folder/haproxy.cfg"]
+    frame = """\
+global
+    log stderr format raw local0
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+@text
+"""
+
+
+class Reader:
+    """Does what a page says."""
+
+    def __init__(self, folder: Path, running: Running) -> None:
+        self.folder = folder / "page"
+        self.folder.mkdir(mode=0o755)
+        self.running = running
+        self.web_port = free_port()
+        self.front_port = free_port()
+        self.fastcgi_port = free_port()
+        self.web: RealServer | None = None
+        self.upstream = ""
+        self.server: subprocess.Popen[bytes] | None = None
+        self.status = 0
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        for name, module in {"fulgate": " -m fulgate", "python": ""}.items():
+            script = self.programs / name
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
+            script.chmod(0o755)
+
+    def replaced(self, text: str) -> str:
+        """Put this machine in the place of the reader's."""
+        group = "www-data" if os.geteuid() == 0 else str(os.getegid())
+        web = f"127.0.0.1:{self.web_port}"
+        for old, new in {
+            "/run/fulgate/": f"{self.folder}/",
+            "127.0.0.1:8000": f"127.0.0.1:{self.front_port}",
+            "127.0.0.1:9000": f"127.0.0.1:{self.fastcgi_port}",
+            "http://localhost/": f"http://{web}/",
+            "listen 80;": f"listen {web};",
+            "bind :80": f"bind {web}",
+            "group=www-data": f"group={group}",
+        }.items():
+            text = text.replace(old, new)
+        return re.sub(r"^:80 \{", f"http://{web} {{", text, flags=re.MULTILINE)
+
+    def environment(self) -> dict[str, str]:
+        found = {k: v for k, v in os.environ.items() if not k.startswith("FULGATE_")}
+        found.pop("PYTHONPATH", None)
+        return {
+            **found,
+            "PATH": f"{self.programs}:{PATH}",
+            "PYTHONPATH": str(ROOT / "src"),
+            "PYTHONWARNINGS": "error",
+            "PYTHONUNBUFFERED": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def follow(self, text: str) -> None:
+        for block in blocks(self.replaced(text)):
+            if block.language in WEB_SERVERS:
+                self.run_web_server(block.language, block.text)
+            elif block.language != "text":
+                getattr(self, "read_" + block.language)(block.text)
+
+    # what the fences mean
+
+    def read_python(self, text: str) -> None:
+        if name := FILE_NAME.match(text):
+            self.write(name[1], text)
+            return
+        expected = re.findall(r"^ *print\(.*\)  # (.*)$", text, re.MULTILINE)
+        got = subprocess.run(
+            [sys.executable, "-c", text],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert got.returncode == 0, f"{text}\n{got.stderr}"
+        check("\n".join(expected), got.stdout, text)
+
+    def read_toml(self, text: str) -> None:
+        name = FILE_NAME.match(text)
+        assert name, f"a file without a name:\n{text}"
+        load(file=str(self.write(name[1], text)), environ={})
+
+    def read_ini(self, text: str) -> None:
+        commands = re.findall(r"^ExecStart=(\S+) serve (.*)$", text, re.MULTILINE)
+        assert len(commands) == 1, text
+        program, options = commands[0]
+        assert program.endswith("/fulgate")
+        self.shell(f"fulgate check {options}")
+        assert self.status == 0, text
+
+    def read_sh(self, text: str) -> None:
+        makefile = (ROOT / "Makefile").read_text()
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["make"]:
+                targets = [word for word in words[1:] if "=" not in word]
+                assert targets
+                for target in targets:
+                    assert re.search(rf"^{target}:", makefile, re.MULTILINE), line
+                for variable in (word.partition("=")[0] for word in words if "=" in word):
+                    assert re.search(rf"^{variable} =", makefile, re.MULTILINE), line
+            elif "install" in words:
+                for extra in re.findall(r"\[(\w+)\]", line):
+                    assert extra in project["optional-dependencies"], line
+            else:
+                assert words[0] in ("git", "cd", "towncrier", "python", ".venv/bin/towncrier"), line
+
+    def read_console(self, text: str) -> None:
+        for command, expected in commands_of(text):
+            words = command.split()
+            if words[:2] == ["fulgate", "serve"] or self.is_server(words):
+                self.serve(command, expected)
+            else:
+                check(expected, self.shell(command), command)
+
+    # how it is done
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def shell(self, command: str) -> str:
+        got = subprocess.run(
+            ["bash", "-c", f"(exit {self.status})\n{command}"],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+        self.status = got.returncode
+        return got.stdout
+
+    def is_server(self, words: list[str]) -> bool:
+        """Is it a file of the page's that serves?"""
+        if len(words) != 2 or words[0] != "python":
+            return False
+        path = self.folder / words[1]
+        return path.is_file() and "serve(" in path.read_text()
+
+    def serve(self, command: str, expected: str) -> None:
+        """Start a server, and wait until it has printed what the page says, or has ended."""
+        self.stop()
+        log = self.folder / "server.out"
+        with log.open("wb") as out:
+            self.server = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + PATIENCE
+        while self.server.poll() is None and time.monotonic() < deadline:
+            if expected and matches(expected, log.read_text()):
+                return
+            if not expected and accepts(self.folder / "app.sock"):
+                return
+            time.sleep(0.02)
+        if self.server.poll() is not None:
+            self.status = self.server.returncode
+            self.server = None
+        check(expected or "a server that listens on app.sock", log.read_text(), command)
+
+    def stop(self) -> None:
+        if self.server is None:
+            return
+        server, self.server = self.server, None
+        server.terminate()
+        try:
+            status = server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait(PATIENCE)
+            raise
+        assert status == 0, (self.folder / "server.out").read_text()
+
+    def run_web_server(self, language: str, text: str) -> None:
+        if self.web is not None:
+            self.web.stop()
+        if language == "apache":
+            self.web = self.running(FixedApache, text, self.web_port)
+            return
+        if language == "nginx":
+            text = self.whole_nginx(text)
+        kind = {"nginx": Nginx, "lighttpd": Lighttpd, "caddy": Caddy, "haproxy": HAProxy}[language]
+        self.web = self.running(kind, text, self.web_port)
+
+    def whole_nginx(self, text: str) -> str:
+        """Give the page's upstream, and a server, to locations that stand by themselves."""
+        if found := re.search(r"^upstream fulgate \{.*?^\}$", text, re.MULTILINE | re.DOTALL):
+            self.upstream = found[0]
+        if "listen " in text:
+            return text
+        return f"{self.upstream}\nserver {{\nlisten 127.0.0.1:{self.web_port};\n{text}\n}}"
+
+
+class FixedApache(Apache):
+    def __init__(self, folder: Path, text: str, port: int) -> None:
+        super().__init__(folder, text)
+        self.fixed_port = port
+
+
+def accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def commands_of(text: str) -> Iterator[tuple[str, str]]:
+    """Give the commands of a console, and what follows each; "\\" continues a line."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        match = re.match(r"((?:[^\n]*\\\n)*[^\n]*)\n(.*)", part, re.DOTALL)
+        assert match, part
+        yield match[1], match[2]
+
+
+def matches(expected: str, output: str) -> bool:
+    lines = [line.rstrip() for line in output.strip().splitlines()]
+    pattern = re.escape(expected.strip()).replace(r"\.\.\.", ".*?")
+    return re.fullmatch(pattern, "\n".join(lines), re.DOTALL) is not None
+
+
+def check(expected: str, output: str, what: str) -> None:
+    assert matches(expected, output), (
+        f"{what}\n--- the page says\n{expected}\n--- it printed\n{output}"
+    )
+
+
+def page_params() -> list[ParameterSet]:
+    params: list[ParameterSet] = []
+    for name in PAGES:
+        found = blocks((ROOT / name).read_text())
+        servers = {WEB_SERVERS[b.language] for b in found if b.language in WEB_SERVERS}
+        programs = {"curl"} if any("curl" in b.text for b in found) else set()
+        marks = [pytest.mark.requires_server(*sorted(servers))] if servers else []
+        marks += [pytest.mark.requires_program(*programs)] if programs else []
+        params.append(pytest.param(name, marks=marks, id=name))
+    return params
+
+
+@pytest.mark.parametrize("name", page_params())
+def test_examples(name: str, folder: Path, running: Running) -> None:
+    text = (ROOT / name).read_text()
+    reader = Reader(folder, running)
+    try:
+        reader.follow(text)
+    finally:
+        reader.stop()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_fences_are_of_known_languages(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert {block.language for block in blocks(text)} <= LANGUAGES
+    assert text.count("\n```") + text.startswith("```") == 2 * len(blocks(text))
+
+
+def anchors(text: str) -> set[str]:
+    """Give the anchors that GitHub makes of a page's headings."""
+    prose = FENCE.sub("", text)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    prose = CODE.sub("", FENCE.sub("", page.read_text()))
+    for target in LINK.findall(prose):
+        if target.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.is_file(), target
+        if anchor:
+            assert anchor in anchors(other.read_text()), target
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "performance" not in name])
+def test_options_and_variables_exist(name: str) -> None:
+    """An option in running text is one of fulgate's; docs/performance.md has the benchmark's."""
+    text = (ROOT / name).read_text()
+    known = {s.option for s in settings()} | {"--config", "--print-config", "--version", "--help"}
+    known |= {f"--no-{s.option[2:]}" for s in settings() if s.type is bool}
+    for option in re.findall(r"`(--[a-z-]+)", text):
+        assert option in known, option
+    variables = {s.variable for s in settings()} | {"FULGATE_CONFIG"}
+    for variable in re.findall(r"FULGATE_[A-Z_]+", text):
+        assert variable in variables, variable
+
+
+def test_statements_that_hold_are_proven() -> None:
+    """What the conformance list says holds has a test that names its number."""
+    page = (ROOT / "docs/conformance.md").read_text()
+    rows = re.findall(r"^\| (R?\d+) \|.*\| ([^|]*) \| [^|]*\|$", page, re.MULTILINE)
+    assert len(rows) == 36
+    tests = "".join(path.read_text() for path in ROOT.glob("tests/**/*.py"))
+    named = set(re.findall(r"statement\(\"(R?\d+)\"\)", tests))
+    assert {number for number, state in rows if state.startswith("holds")} <= named
+
+
+WRONG = {
+    "output": "```console\n$ echo one\ntwo\n```\n",
+    "printed": '```python\nprint("one")  # two\n```\n',
+    "failing": "```python\nraise SystemExit(1)\n```\n",
+    "setting": "```toml\n# fulgate.toml\ntreads = 1\n```\n",
+    "target": "```sh\nmake nonsense\n```\n",
+    "unit": "```ini\nExecStart=/bin/fulgate serve nothing:app\n```\n",
+    "server": "```console\n$ fulgate serve nothing:app\nfulgate ... serves ...\n```\n",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_example_is_noticed(name: str, folder: Path, running: Running) -> None:
+    with pytest.raises((AssertionError, ConfigError)):
+        Reader(folder, running).follow(WRONG[name])
