@@ -128,7 +128,7 @@ def _is_plain(script: str, params: Params) -> bool:
         query = params.get("QUERY_STRING")
         if not query or uri != script + "?" + query:
             return False
-    if "%" in script or script[0] != "/" or script[:2] == "//":
+    if "%" in script or script[0] != "/":
         return False
     software: str = params.get("SERVER_SOFTWARE", "")
     return software.startswith("nginx")
