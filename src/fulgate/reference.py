@@ -25,7 +25,8 @@ later in this list overrides what comes before:
 4. the command line; an option that makes a list is given once for each element.
 
 `fulgate check --print-config` shows each value and where it came from. An unknown key is an error,
-and so is a variable that looks like one of these misspelt. The application is the one argument of the command: `fulgate serve MODULE:ATTR`.
+and so is a variable that looks like one of these misspelt. The application is the one argument of
+the command: `fulgate serve MODULE:ATTR`.
 
 Exit status: 0 after SIGTERM or SIGINT, also while starting; 2 for a wrong usage or configuration;
 3 for an application that does not load, or a socket that cannot be bound; 128 and the number of
