@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
-from typing import cast
+from typing import Any, cast
 
 from fulgate.client.proxy import BrokenAnswer, FastCGIProxy, Message, Receive, Scope, Send
 from fulgate.client.static import StaticFiles, parse_static
@@ -22,6 +22,7 @@ from fulgate.errors import BindError, ConfigError
 
 try:
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise ImportError(
         "fulgate.front needs uvicorn, which the extra fulgate[http] brings", name="uvicorn"
@@ -76,12 +77,11 @@ class Front:
         self._port = sock.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http="h11",
+            http=_NoAccessLog,
             loop="asyncio",
             ws="none",
             lifespan="on",
             log_config=None,
-            access_log=False,
             server_header=False,
             date_header=False,
             proxy_headers=False,
@@ -184,6 +184,13 @@ def _dated(app: _ASGIApp) -> _ASGIApp:
         await app(scope, receive, add_date)
 
     return dated
+
+
+class _NoAccessLog(H11Protocol):
+    # uvicorn's own switch for it changes the loggers of the whole process.
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.access_log = False
 
 
 class _Reroute(logging.Filter):

@@ -229,8 +229,10 @@ class _Relay:
             answer.result()
             return False
         finally:
-            await _cancel(upload, answer)
-            self.pool.release(connection)
+            try:
+                await _cancel(upload, answer)
+            finally:  # also when this is cancelled while it cancels
+                self.pool.release(connection)
 
     async def _upload(self, connection: AsyncConnection, request: Request) -> None:
         """Pass the body on; return when the client has gone."""
