@@ -103,6 +103,7 @@ SERVERS = {
     "nginx dots before a mount": (nginx("//evil.example/..//app/x", "/x"), ("/app", "/x")),
     "nginx encoded dots before a mount": (nginx("/%2fevil.example/%2e%2E/%2Fapp/x", "/x"),
                                           ("/app", "/x")),
+    "nginx slashes behind a mount": (nginx("/app/b//c", "/b/c"), ("/app", "/b/c")),
     "nginx without merge_slashes": (nginx("//x", "//x"), ("", "//x")),
     "nginx with all of $request_uri": (nginx("/caf%C3%A9", "/caf%C3%A9"), ("", CAFE)),
     "nginx index": (nginx("/dir/", "/dir/", SCRIPT_NAME="/dir/index.py"), ("", "/dir/")),
