@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fulgate.client.connection import Connection, call
@@ -89,6 +89,7 @@ def test_a_head_has_a_limit() -> None:
     assert HeadReader(900).feed(b"X: " + b"y" * 800 + b"\r\n\r\n" + b"z" * 1000) is not None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"A: b", b"Status: 200 OK", b"\r", b"\n", b"\r\n", b"x", b":"])))
 def test_a_head_does_not_depend_on_cuts(parts: list[bytes]) -> None:
     data = b"".join(parts)
@@ -266,6 +267,7 @@ def test_no_path_leaves_the_root(tree: Path, path: bytes) -> None:
     assert script is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["..", ".", "/", "up", "blog", "a.php", "out.php", "root2", "\0"])))
 def test_whatever_the_path_the_file_is_inside(parts: list[str]) -> None:
     # The tree of this module's checkout will do: it has what a path could leave to.

@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fulgate.errors import ProtocolError
@@ -115,6 +115,7 @@ def test_pairs_straddle_records(size: int) -> None:
     assert read_pairs(block) == [(a.encode(), b.encode()) for a, b in pairs]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300))))
 def test_any_pairs_are_read_back(pairs: list[tuple[bytes, bytes]]) -> None:
     assert read_pairs(encode_pairs(pairs)) == pairs
@@ -308,6 +309,7 @@ contents = st.one_of(st.binary(max_size=20), st.just(bytes(8)))
 records = st.builds(record, kinds, st.integers(0, 3), contents, st.integers(0, 255))
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(records, st.binary(max_size=30))), st.randoms())
 def test_any_bytes_parse_or_raise_the_one_error(parts: list[bytes], cuts: random.Random) -> None:
     data = b"".join(parts)
@@ -345,6 +347,7 @@ def test_dribbled_input_is_linear() -> None:
 # both sides together
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text("ABC_", min_size=1, max_size=200), st.text("xyz\xff", max_size=300)),
     st.lists(st.binary(max_size=100)),

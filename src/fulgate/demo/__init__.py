@@ -109,8 +109,8 @@ def _start(environ: Environ, title: str) -> str:
 
 
 def _link(environ: Environ, path: str) -> str:
-    mount = environ.get("SCRIPT_NAME", "").rstrip("/")
-    return quote(mount, encoding="latin-1") + path
+    mount = environ.get("SCRIPT_NAME", "").strip("/")
+    return ("/" + quote(mount, encoding="latin-1") if mount else "") + path
 
 
 def _page(environ: Environ) -> str:
