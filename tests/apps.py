@@ -168,6 +168,16 @@ def breaks(environ: Environ, start: Start) -> Iterator[bytes]:
     raise LookupError("this application fails within its answer")
 
 
+def errors(environ: Environ, start: Start) -> Iterator[bytes]:
+    """Lines for the log before, between and after two pieces of the answer."""
+    for piece in (b"one\n", b"two\n"):
+        environ["wsgi.errors"].write(f"before {piece.decode()}")
+        if piece == b"one\n":
+            start("200 OK", TEXT)
+        yield piece
+    environ["wsgi.errors"].write("the last\n")
+
+
 def validated(environ: Environ, start: Start) -> Iterable[bytes]:
     """`digest`, held to PEP 3333 by wsgiref.validate."""
 
@@ -194,6 +204,7 @@ ROUTES: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     "/headers": headers,
     "/fails": fails,
     "/breaks": breaks,
+    "/errors": errors,
     "/validated": validated,
 }
 

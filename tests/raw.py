@@ -69,21 +69,17 @@ def environ(path: str = "/hello", query: str = "", **params: str) -> list[tuple[
     ]
 
 
-def head(
-    path: str = "/hello",
-    query: str = "",
-    *,
-    id: int = 1,
-    keep: bool = True,
-    cut: int = 65535,
-    padding: int = 0,
-    **params: str,
-) -> bytes:
-    """BEGIN_REQUEST and the whole of PARAMS."""
-    block = pairs(environ(path, query, **params))
-    return begin(id, keep=keep, padding=padding) + stream(
-        PARAMS, id, block, cut=cut, padding=padding
-    )
+def head(path: str = "/hello", query: str = "", **options: Any) -> bytes:
+    """BEGIN_REQUEST and the whole of PARAMS.
+
+    `options` are `id`, `keep`, `cut` and `padding`, as for `begin` and `stream`, and parameters.
+    """
+    id = options.pop("id", 1)
+    keep = options.pop("keep", True)
+    cut = options.pop("cut", 65535)
+    padding = options.pop("padding", 0)
+    block = stream(PARAMS, id, pairs(environ(path, query, **options)), cut=cut, padding=padding)
+    return begin(id, keep=keep, padding=padding) + block
 
 
 def post(length: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Exchange, Limits, Role
-from fulgate.protocols.fastcgi import PARAMS_PATIENCE, FastCGI
+from fulgate.protocols.fastcgi import PARAMS_PATIENCE, FastCGI, decode_pairs
 from tests import model
 from tests.model import (
     ABORT_REQUEST,
@@ -54,45 +54,50 @@ paddings = st.sampled_from([0, 0, 0, 1, 7, 8, 255])
 kinds = st.integers(0, 255) | st.integers(1, 12)
 
 
+Part = tuple[int, int, bytes, int]  # a record's kind, id, content and padding
+
+
 @st.composite
-def pieces(draw: st.DrawFn, kind: int, id: int, data: bytes) -> list[bytes]:
+def pieces(draw: st.DrawFn, kind: int, id: int, data: bytes) -> list[Part]:
     """A stream in records, cut anywhere, with its end."""
     places = draw(st.lists(st.integers(0, len(data)), max_size=4))
     cuts = itertools.pairwise(sorted({0, len(data), *places}))
     parts = [data[start:stop] for start, stop in cuts]
-    return [record(kind, id, part, draw(paddings)) for part in [*parts, b""]]
+    return [(kind, id, part, draw(paddings)) for part in [*parts, b""]]
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> list[bytes]:
+def requests(draw: st.DrawFn) -> list[Part]:
     """The records of one request, or of the first part of one."""
     id = draw(ids)
     role = draw(st.sampled_from([1, 1, 1, 1, 1, 2, 3, 0, 257, 65535]))
     block = b"".join([pair(*one) for one in draw(st.lists(st.tuples(texts, texts), max_size=5))])
-    records = [begin(id, role, draw(st.booleans()), draw(paddings))]
-    records += draw(pieces(PARAMS, id, block))
-    records += draw(pieces(STDIN, id, draw(st.binary(max_size=30))))
+    flags = draw(st.sampled_from([0, 1, 1, 255, 254]))
+    content = role.to_bytes(2, "big") + bytes([flags]) + draw(st.binary(min_size=5, max_size=5))
+    parts = [(BEGIN_REQUEST, id, content, draw(paddings))]
+    parts += draw(pieces(PARAMS, id, block))
+    parts += draw(pieces(STDIN, id, draw(st.binary(max_size=30))))
     if draw(st.integers(0, 3)) == 0:
-        place = draw(st.integers(1, len(records)))
-        records[place:] = [record(ABORT_REQUEST, id, b"", draw(paddings))]
+        place = draw(st.integers(1, len(parts)))
+        parts[place:] = [(ABORT_REQUEST, id, b"", draw(paddings))]
     elif draw(st.integers(0, 5)) == 0:
-        records = records[: draw(st.integers(1, len(records)))]
-    return records
+        parts = parts[: draw(st.integers(1, len(parts)))]
+    return parts
 
 
 @st.composite
-def others(draw: st.DrawFn) -> list[bytes]:
+def others(draw: st.DrawFn) -> list[Part]:
     """A management record, or one that may be for no request."""
     padding = draw(paddings)
     if draw(st.booleans()):
         names = draw(st.lists(st.sampled_from([*VALUES, "FCGI_OTHER", ""]), max_size=4))
-        return [record(GET_VALUES, 0, b"".join(pair(n.encode(), b"") for n in names), padding)]
+        return [(GET_VALUES, 0, b"".join([pair(n.encode(), b"") for n in names]), padding)]
     kind = draw(kinds.filter(lambda k: k not in (BEGIN_REQUEST, PARAMS, STDIN, GET_VALUES)))
-    return [record(kind, draw(st.sampled_from([0, 4, 1, 2])), draw(st.binary(max_size=9)), padding)]
+    return [(kind, draw(st.sampled_from([0, 4, 1, 2])), draw(st.binary(max_size=9)), padding)]
 
 
 @st.composite
-def segments(draw: st.DrawFn) -> Segments:
+def conversations(draw: st.DrawFn) -> list[list[Part]]:
     """Requests that interleave, with other records between them."""
     found = []
     for _ in range(draw(st.integers(1, 3))):
@@ -100,15 +105,44 @@ def segments(draw: st.DrawFn) -> Segments:
         turns = [n for n, part in enumerate(parts) for _ in part]
         order = draw(st.permutations(turns)) if draw(st.booleans()) else turns
         left = [iter(part) for part in parts]
-        found.append(b"".join([next(left[n]) for n in order]))
+        found.append([next(left[n]) for n in order])
     return found
+
+
+def encode(conversation: list[list[Part]]) -> Segments:
+    return [b"".join([record(*part) for part in segment]) for segment in conversation]
+
+
+@st.composite
+def disordered(draw: st.DrawFn) -> Segments:
+    """Records that are lost, that come twice or elsewhere, or with more or less in them."""
+    conversation = draw(conversations())
+    for _ in range(draw(st.integers(1, 2))):
+        segment = draw(st.sampled_from(conversation))
+        if segment:
+            at = draw(st.integers(0, len(segment) - 1))
+            kind, id, content, padding = segment[at]
+            how = draw(st.sampled_from(["lost", "twice", "again", "empty", "short", "long"]))
+            if how == "lost":
+                del segment[at]
+            elif how == "twice":
+                segment.insert(at, segment[at])
+            elif how == "again":
+                segment.insert(draw(st.integers(at, len(segment))), segment[at])
+            elif how == "empty":
+                segment.insert(at + 1, (kind, id, b"", padding))
+            elif how == "short":
+                segment[at] = (kind, id, content[: draw(st.integers(0, len(content)))], padding)
+            else:
+                segment[at] = (kind, id, content + draw(st.binary(max_size=5)), padding)
+    return encode(conversation)
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Segments:
-    """The same with a few bytes changed, lost or added."""
-    found = draw(segments())
-    for _ in range(draw(st.integers(1, 3))):
+    """A few bytes changed, lost or added."""
+    found = encode(draw(conversations()))
+    for _ in range(draw(st.integers(1, 2))):
         n = draw(st.integers(0, len(found) - 1))
         data = found[n]
         at = draw(st.integers(0, len(data)))
@@ -276,27 +310,42 @@ def agree(segments: Segments, cut: Cut, multiplex: bool) -> Outcome:
 # What a driver reads
 
 
-@settings(max_examples=300)
-@given(segments(), cuts(), st.booleans())
+@settings(max_examples=200, deadline=None)
+@given(conversations().map(encode), cuts(), st.booleans())
 def test_reads_what_the_model_reads(segments: Segments, cut: Cut, multiplex: bool) -> None:
     agree(segments, cut, multiplex)
 
 
-@settings(max_examples=300)
-@given(damaged(), cuts(), st.booleans())
+@settings(max_examples=400, deadline=None)
+@given(disordered() | damaged(), cuts(), st.booleans())
 def test_is_as_strict_as_the_model(segments: Segments, cut: Cut, multiplex: bool) -> None:
     agree(segments, cut, multiplex)
 
 
-@settings(max_examples=200)
-@given(st.binary(max_size=200), cuts())
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: b"\1" + data), cuts())
 def test_any_bytes(data: bytes, cut: Cut) -> None:
     agree([data], cut, multiplex=False)
 
 
-@settings(max_examples=200)
+@settings(max_examples=300, deadline=None)
 @given(
-    segments() | damaged() | st.lists(st.binary(max_size=100), max_size=3),
+    st.lists(st.tuples(texts, texts), max_size=4),
+    st.binary(max_size=6) | st.sampled_from([b"\4", b"\0", b"\x80", b"\x80\0\0\0", b"\1\x80\0\0"]),
+    st.integers(0, 12),
+)
+def test_pairs(some: list[tuple[bytes, bytes]], more: bytes, less: int) -> None:
+    block = b"".join([pair(*one) for one in some]) + more
+    block = block[: max(0, len(block) - less)]
+    agree([begin() + stream(PARAMS, 1, block)], whole, multiplex=False)
+    texts_of = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in some]
+    if not more and not less:
+        assert decode_pairs(block) == texts_of
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    disordered() | damaged() | st.lists(st.binary(max_size=100), max_size=3),
     cuts(),
     st.builds(Limits, st.integers(0, 40), st.integers(0, 4), st.integers(0, 20)),
 )
@@ -397,6 +446,16 @@ def test_a_request_of_an_ended_connection_is_aborted_once() -> None:
     assert exchange.log("too late") == []
 
 
+def test_an_exchange_that_ended_does_not_end_the_next_one_of_its_id() -> None:
+    fed = Fed()
+    fed.feed(begin() + stream(PARAMS, 1, b"") + record(ABORT_REQUEST, 1) + begin())
+    (aborted,) = fed.seen
+    fed.protocol.done(aborted)
+    assert not fed.protocol.idle
+    fed.feed(stream(PARAMS, 1, b"") + record(STDIN, 1))
+    assert fed.seen[1].complete
+
+
 @pytest.mark.parametrize("first", [GET_VALUES, UNKNOWN_TYPE, 200])
 def test_management_within_a_request(first: int) -> None:
     data = begin() + record(PARAMS, 1, pair(b"A", b"1")) + record(first, 0) + record(PARAMS, 1)
@@ -437,7 +496,7 @@ def limited(limits: Limits, data: bytes, cut: Cut = whole) -> Exchange:
 
 
 @pytest.mark.statement("R5")
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=40),
     st.integers(1, 60),
@@ -469,7 +528,7 @@ def test_limits_of_params(
 
 
 @pytest.mark.statement("R5")
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(["", "-1", "0", "9", "10", "11", "0011", "9" * 19, "1e9", "²", None]),
     st.integers(0, 25),
@@ -497,6 +556,17 @@ def test_limit_of_the_body(length: str | None, size: int, cut_at: int, cut: Cut)
         else:
             assert exchange.refused is None
             assert fed.bodies[exchange] == body
+
+
+@pytest.mark.statement("R5")
+@pytest.mark.parametrize("more", [0, 1])
+def test_where_the_limits_are(more: int) -> None:
+    count = begin() + stream(PARAMS, 1, b"\0\0" * (10 + more))
+    assert (limited(Limits(params=10), count).refused is None) is (more == 0)
+    size = begin() + stream(PARAMS, 1, pair(b"A", b"v" * (97 + more)))
+    assert (limited(Limits(params_size=100), size).refused is None) is (more == 0)
+    body = begin() + stream(PARAMS, 1, b"") + stream(STDIN, 1, b"v" * (100 + more))
+    assert (limited(Limits(body=100), body).refused is None) is (more == 0)
 
 
 @pytest.mark.statement("R5")
@@ -579,7 +649,7 @@ sizes = st.sampled_from(SIZES) | st.integers(0, 70_000)
 @pytest.mark.statement("5")
 @pytest.mark.statement("21")
 @pytest.mark.statement("22")
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(1, 65535),
     st.lists(st.tuples(st.sampled_from(["send", "view", "log"]), sizes), max_size=6),
