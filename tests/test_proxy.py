@@ -1,4 +1,4 @@
-"""FastCGIProxy under a real uvicorn, in front of a responder that does what the test says."""
+"""What FastCGIProxy makes of requests and answers, under a real uvicorn."""
 
 from __future__ import annotations
 
@@ -7,105 +7,26 @@ import contextlib
 import http.client
 import json
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 import fulgate
 from fulgate.client.proxy import FastCGIProxy, Message, Receive, Scope, Send
 from fulgate.errors import ConfigError
-from fulgate.protocols.fastcgi import (
-    ABORT_REQUEST,
-    END_REQUEST,
-    OVERLOADED,
-    STDERR,
-    STDOUT,
-    record,
-)
-from tests.responder import PATIENCE, Peer, Responder, responder, serve_params
-from tests.servers import Running
-from tests.servers.php import PHP_FPM, PhpFpm
+from fulgate.protocols.fastcgi import ABORT_REQUEST, END_REQUEST, OVERLOADED, STDERR, STDOUT, record
+from tests.responder import Peer, serve_params
+from tests.web import Web, say
 
 END = record(END_REQUEST, 1, bytes(8))
-
-Behave = Callable[[Peer], None]
-
-
-@contextlib.contextmanager
-def uvicorn_serves(app: Any) -> Iterator[int]:
-    """Run `app` under uvicorn in a thread; give the port."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-        thread.start()
-        try:
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-
-
-class Web:
-    """Starts responders and a uvicorn with a proxy before them; the test's end stops them."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder = folder
-        self.stack = stack
-        self.port = 0
-
-    def __call__(self, behave: Behave, wrap: Any = None, **options: Any) -> Responder:
-        one = self.stack.enter_context(responder(self.folder / "app.sock", behave))
-        self.proxy(one.endpoint, wrap, **options)
-        return one
-
-    def proxy(self, endpoint: str, wrap: Any = None, **options: Any) -> None:
-        app = FastCGIProxy(endpoint, **options)
-        self.port = self.stack.enter_context(uvicorn_serves(wrap(app) if wrap else app))
-
-    def client(self) -> http.client.HTTPConnection:
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        self.stack.callback(client.close)
-        return client
-
-    def ask(
-        self, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> http.client.HTTPResponse:
-        client = self.client()
-        client.request(method, target, body, headers or {})
-        return client.getresponse()
-
-    def raw(self, data: bytes) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-        self.stack.enter_context(sock)
-        sock.sendall(data)
-        return sock
 
 
 @pytest.fixture
 def web(folder: Path) -> Iterator[Web]:
     with contextlib.ExitStack() as stack:
         yield Web(folder, stack)
-
-
-def one_request(act: Callable[[Peer], None]) -> Behave:
-    """Wait for one whole request on a connection, and act."""
-
-    def behave(peer: Peer) -> None:
-        if peer.request():
-            act(peer)
-
-    return behave
-
-
-def say(*data: bytes) -> Behave:
-    return one_request(lambda peer: peer.send(b"".join(data)))
 
 
 # the request
@@ -267,47 +188,6 @@ def test_an_answer_before_the_body_was_read(web: Web, method: str) -> None:
         assert (answer.status, answer.read()) == (413, b"no")
 
 
-def test_a_client_that_does_not_read_stops_the_application(web: Web) -> None:
-    size = 256 << 20
-
-    def behave(peer: Peer) -> None:
-        exchange = peer.request()
-        assert exchange is not None
-        exchange.start("200 OK", [("Content-Length", str(size))])
-        peer.socket.settimeout(1.0)
-        sent = 0
-        try:
-            while sent < size:
-                peer.send(exchange.send(bytes(1 << 20)))
-                sent += 1 << 20
-        except OSError:
-            pass
-        one.said.put(sent)
-
-    one = web(behave)
-    web.raw(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert one.hear() < size / 2  # type: ignore[operator]
-
-
-def test_an_application_that_does_not_read_stops_the_client(web: Web) -> None:
-    done = threading.Event()
-
-    def behave(peer: Peer) -> None:
-        assert peer.request(whole=False)
-        assert done.wait(PATIENCE)
-
-    web(behave)
-    size = 256 << 20
-    sock = web.raw(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
-    sock.settimeout(1.0)
-    sent = 0
-    with contextlib.suppress(TimeoutError):
-        while sent < size:
-            sent += sock.send(bytes(1 << 20))
-    done.set()
-    assert sent < size / 2
-
-
 # the answer
 
 
@@ -424,141 +304,11 @@ def test_a_broken_answer_reaches_the_client_as_broken(
     assert [r for r in caplog.records if r.name == "fulgate.proxy"]
 
 
-@pytest.mark.parametrize("when", ["before the head", "while it streams", "while it uploads"])
-def test_a_client_that_goes_away_aborts_the_request(web: Web, when: str) -> None:
-    def behave(peer: Peer) -> None:
-        exchange = peer.request(whole=False)
-        assert exchange is not None
-        if when == "while it streams":
-            exchange.start("200 OK", [("X", "y")])
-            peer.send(exchange.send(b"first"))
-        one.said.put("there")
-        while peer.receive():
-            pass
-        one.said.put(peer.got)
-
-    one = web(behave)
-    length = b"Content-Length: 100\r\n" if when == "while it uploads" else b""
-    sock = web.raw(b"GET / HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n")
-    assert one.hear() == "there"
-    if when == "while it streams":
-        assert sock.recv(100).startswith(b"HTTP/1.1 200")
-    sock.close()
-    assert one.hear().endswith(record(ABORT_REQUEST, 1))  # type: ignore[attr-defined]
-
-
 def test_stderr_is_logged(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     web(say(record(STDERR, 1, b"one\n\xfftwo\x1b[0m\r\n"), record(STDOUT, 1, b"X: y\n\n"), END))
     assert web.ask("GET", "/").status == 200
     logged = [r.getMessage() for r in caplog.records if r.name == "fulgate.proxy"]
     assert logged == ["GET /: stderr: one", "GET /: stderr: \\xfftwo\\x1b[0m"]
-
-
-# connections
-
-
-def test_connections_are_kept(web: Web) -> None:
-    web(serve_params)
-    numbers = [json.loads(web.ask("GET", "/").read())["connection"] for _ in range(3)]
-    assert numbers == [1, 1, 1]
-    # A POST could not be sent again: it takes no connection that may be closing.
-    assert json.loads(web.ask("POST", "/", b"x").read())["connection"] == 2
-    assert json.loads(web.ask("PUT", "/", b"x").read())["connection"] in (1, 2)
-
-
-def test_no_connection_is_kept_unless_wanted(web: Web) -> None:
-    web(serve_params, keep_alive=0)
-    numbers = [json.loads(web.ask("GET", "/").read())["connection"] for _ in range(3)]
-    assert numbers == [1, 2, 3]
-
-
-def test_idle_connections_are_closed_in_time(web: Web) -> None:
-    def behave(peer: Peer) -> None:
-        serve_params(peer)
-        one.said.put("closed")
-
-    one = web(behave, keep_alive_timeout=0.05)
-    assert web.ask("GET", "/").status == 200
-    assert one.hear() == "closed"
-
-
-def test_a_connection_that_the_application_closed_is_not_used(web: Web) -> None:
-    def behave(peer: Peer) -> None:
-        exchange = peer.request()
-        assert exchange is not None
-        peer.answer(exchange, b"%d" % peer.number, X="y")
-
-    web(behave)
-    assert [web.ask("GET", "/").read() for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]
-
-
-@pytest.mark.parametrize(
-    ("method", "body", "status"),
-    [("GET", b"", 200), ("PUT", b"small", 200), ("PUT", bytes(100_000), 502), ("POST", b"x", 200)],
-)
-def test_a_stale_connection_is_tried_again_once(
-    web: Web, method: str, body: bytes, status: int
-) -> None:
-    def behave(peer: Peer) -> None:
-        exchange = peer.request()
-        assert exchange is not None
-        peer.answer(exchange, exchange.take(), X=str(peer.number))
-        if peer.request():  # takes the second one, and goes
-            one.said.put("gone")
-
-    one = web(behave)
-    assert web.ask("GET", "/").headers["X"] == "1"
-    answer = web.ask(method, "/", body)
-    assert answer.status == status
-    if method != "POST":  # which took a new connection from the start
-        assert one.hear() == "gone"
-    if status == 200:
-        assert answer.headers["X"] == "2"
-        assert answer.read() == body
-
-
-def test_a_new_connection_is_not_tried_again(web: Web) -> None:
-    def behave(peer: Peer) -> None:
-        one.said.put(peer.number)
-        peer.request()
-
-    one = web(behave)
-    assert web.ask("GET", "/").status == 502
-    assert one.hear() == 1
-    assert one.said.empty()
-
-
-def test_what_nobody_asked_for_spoils_a_connection(web: Web) -> None:
-    extra = record(STDOUT, 1, b"X: poison\r\n\r\n") + END
-
-    def behave(peer: Peer) -> None:
-        exchange = peer.request()
-        assert exchange is not None
-        exchange.start("200 OK", [("X", str(peer.number))])
-        peer.send([*exchange.finish(b"body"), extra])
-        while peer.receive():
-            pass
-
-    web(behave)
-    for n in (b"1", b"2", b"3"):
-        answer = web.ask("GET", "/")
-        assert (answer.headers["X"], answer.read()) == (n.decode(), b"body")
-
-
-def test_many_at_once(web: Web) -> None:
-    web(serve_params)
-    statuses: list[int] = []
-
-    def ask() -> None:
-        for _ in range(5):
-            statuses.append(web.ask("GET", "/").status)
-
-    threads = [threading.Thread(target=ask) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert statuses == [200] * 80
 
 
 # without HTTP
@@ -601,84 +351,3 @@ def test_settings_that_cannot_be_used() -> None:
         FastCGIProxy("unix:/none", root="/nowhere/at/all")
     with pytest.raises(ConfigError, match="latin-1"):
         FastCGIProxy("unix:/none", params={"A": "\u20ac"})
-
-
-# PHP
-
-
-@pytest.fixture
-def php(web: Web, running: Running) -> Path:
-    server = running(PhpFpm)
-    root = web.folder / "www"
-    (root / "sub").mkdir(parents=True)
-    script = """<?php
-        header("Content-Type: application/json");
-        $keys = ["SCRIPT_NAME", "SCRIPT_FILENAME", "PATH_INFO", "DOCUMENT_ROOT", "REQUEST_URI"];
-        echo json_encode(array_intersect_key($_SERVER, array_flip($keys)) + [
-            "script" => __FILE__, "get" => $_GET, "post" => $_POST,
-            "body" => hash("sha256", file_get_contents("php://input")),
-            "file" => isset($_FILES["f"]) ? $_FILES["f"]["size"] : null]);
-    """
-    for name in ("index.php", "other.php", "sub/index.php"):
-        (root / name).write_text(script)
-    (root / "fails.php").write_text("<?php error_log('a complaint'); http_response_code(500);")
-    (web.folder / "secret.php").write_text("<?php echo 'secret';")
-    web.proxy(server.endpoint, root=str(root))
-    return root
-
-
-@pytest.mark.requires_server(PHP_FPM)
-def test_php_runs_the_script_that_the_path_chooses(web: Web, php: Path) -> None:
-    for target, script, info in (
-        ("/", "index.php", None),
-        ("/pretty/url?a=b", "index.php", None),
-        ("/other.php?a=b", "other.php", None),
-        ("/other.php/more/info", "other.php", "/more/info"),
-        ("/sub/", "sub/index.php", None),
-    ):
-        answer = web.ask("GET", target)
-        found = json.loads(answer.read())
-        assert found["script"] == found["SCRIPT_FILENAME"] == str(php / script)
-        assert found["SCRIPT_NAME"] == "/" + script
-        assert (found.get("PATH_INFO") or None) == info
-        assert found["REQUEST_URI"] == target
-        assert found["get"] == ({"a": "b"} if "?" in target else [])
-
-
-@pytest.mark.requires_server(PHP_FPM)
-def test_php_reads_bodies(web: Web, php: Path) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert json.loads(web.ask("POST", "/", b"x=1&y=2", form).read())["post"]["x"] == "1"
-    part = b'--B\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n'
-    body = part + bytes(300_000) + b"\r\n--B--\r\n"
-    multipart = {"Content-Type": "multipart/form-data; boundary=B"}
-    assert json.loads(web.ask("POST", "/", body, multipart).read())["file"] == 300_000
-
-
-@pytest.mark.requires_server(PHP_FPM)
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/../secret.php",
-        "/%2e%2e/secret.php",
-        "/..%2fsecret.php",
-        "/sub/..%2f..%2fsecret.php",
-        "/none.php",
-        "/other.php%00",
-        "/other.php/../../secret.php",
-    ],
-)
-def test_php_never_runs_what_is_outside(web: Web, php: Path, target: str) -> None:
-    answer = web.ask("GET", target)
-    assert answer.status in (400, 404)
-    assert b"secret" not in answer.read()
-
-
-@pytest.mark.requires_server(PHP_FPM)
-def test_php_keeps_the_connection_and_complains(
-    web: Web, php: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for _ in range(5):
-        assert web.ask("GET", "/").status == 200
-    assert web.ask("GET", "/fails.php").status == 500
-    assert any("a complaint" in r.getMessage() for r in caplog.records)
