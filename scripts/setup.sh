@@ -59,6 +59,13 @@ install_packages() {
                 as_root systemctl disable -q "$package" >/dev/null 2>&1 || true
             fi
             ;;
+        php-fpm)
+            for unit in /lib/systemd/system/php*-fpm.service; do
+                if [ -e "$unit" ] && command -v systemctl >/dev/null 2>&1; then
+                    as_root systemctl disable -q "${unit##*/}" >/dev/null 2>&1 || true
+                fi
+            done
+            ;;
         esac
     done
     return $status
@@ -71,11 +78,21 @@ package_of() {
     esac
 }
 
+# Debian appends PHP's version to the name of its binary.
+has() {
+    command -v "$1" >/dev/null 2>&1 && return 0
+    [ "$1" = php-fpm ] || return 1
+    for binary in /usr/sbin/php-fpm*; do
+        [ -x "$binary" ] && return 0
+    done
+    return 1
+}
+
 programs() {
     packages=
     missing=
     for program in "$@"; do
-        command -v "$program" >/dev/null 2>&1 && continue
+        has "$program" && continue
         missing="$missing $program"
         packages="$packages $(package_of "$program")"
     done
