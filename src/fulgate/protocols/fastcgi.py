@@ -61,6 +61,7 @@ ROLES: Final = {role.value: role for role in Role}
 RESPONDER_ONLY: Final = frozenset({Role.RESPONDER})
 
 _header = struct.Struct(">BBHHBx").pack
+_read_header = struct.Struct(">BBHHBx").unpack_from
 _end_request = struct.Struct(">BBHHBxIB3x").pack
 _stdout_end_and_end_request = struct.Struct(">BBHHBxBBHHBxIB3x").pack
 
@@ -121,23 +122,21 @@ def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
     end = len(raw)
     pos = count = 0
     try:
-        while pos < end:
-            name_length = raw[pos]
-            value_length = raw[pos + 1]
-            if name_length | value_length < 0x80:
+        for count in range(end + 1):  # noqa: B007  # the end is met as IndexError before
+            middle = raw[pos]
+            stop = raw[pos + 1]
+            if middle | stop < 0x80:
                 pos += 2
             else:
-                name_length, pos = _next_length(raw, pos)
-                value_length, pos = _next_length(raw, pos)
-            middle = pos + name_length
-            stop = middle + value_length
+                middle, pos = _next_length(raw, pos)
+                stop, pos = _next_length(raw, pos)
+            middle += pos
+            stop += middle
             params[text[pos:middle]] = text[middle:stop]
             pos = stop
-            count += 1
     except IndexError:
-        pos = -1
-    if pos != end:
-        raise ProtocolError("a name-value pair is cut short")
+        if pos != end:
+            raise ProtocolError("a name-value pair is cut short") from None
     return params, count
 
 
@@ -146,11 +145,12 @@ class FastCGIExchange(Exchange):
 
     _logged = False  # STDERR has begun, so that it must end
 
+    _params_size = 0
+
     def __init__(self, id: int, role: Role, keep: bool, protocol: FastCGI) -> None:
         super().__init__(id, role, keep)
         self._protocol = protocol
         self._params: list[bytes] = []
-        self._params_size = 0
 
     def pairs(self) -> list[tuple[str, str]]:
         return decode_pairs(self.raw)
@@ -263,7 +263,6 @@ class FastCGI(ServerProtocol):
         self._roles = roles
         self._multiplex = multiplex
         self._active: dict[int, FastCGIExchange] = {}
-        self._moved: list[Exchange] = []
         # An incomplete record: its pieces, their length, and the length worth looking at it again.
         self._parts: list[bytes] = []
         self._have = 0
@@ -288,39 +287,36 @@ class FastCGI(ServerProtocol):
             self._parts = []
             self._have = 0
         moved: list[Exchange] = []
-        self._moved = moved
         active = self._active
         pos = 0
         end = len(data)
         need = HEADER_LEN
         while end - pos >= HEADER_LEN:
-            if data[pos] != VERSION_1:
-                raise ProtocolError(f"version {data[pos]} is not FastCGI's")
-            length = data[pos + 4] << 8 | data[pos + 5]
-            need = HEADER_LEN + length + data[pos + 6]
-            if end - pos < need:
-                break
-            kind = data[pos + 1]
-            id = data[pos + 2] << 8 | data[pos + 3]
+            version, kind, id, length, padding = _read_header(data, pos)
+            if version != VERSION_1:
+                raise ProtocolError(f"version {version} is not FastCGI's")
             start = pos + HEADER_LEN
-            content = data[start : start + length]
-            pos += need
-            need = HEADER_LEN
+            stop = start + length
+            if stop + padding > end:
+                need = stop + padding - pos
+                break
+            pos = stop + padding
+            content = data[start:stop]
             exchange = active.get(id)
             if exchange is None:
                 self._inactive(kind, id, content)
             elif kind == STDIN:
-                self._stdin(exchange, content)
+                self._stdin(exchange, content, moved)
             elif kind == PARAMS:
-                if content and exchange.refused is None and not exchange.params_ended:
+                if length and exchange.refused is None and not exchange.params_ended:
                     exchange._params.append(content)
                     exchange._params_size += length
                     if exchange._params_size > self._limits.params_size:
                         self._params_too_large(exchange, length)
                 else:
-                    self._params(exchange, content)
+                    self._params(exchange, content, moved)
             else:
-                self._rare(exchange, kind, content)
+                self._rare(exchange, kind, content, moved)
         if pos < end:
             self._parts = [data[pos:] if pos else data]
             self._have = end - pos
@@ -345,7 +341,7 @@ class FastCGI(ServerProtocol):
 
     # What feed does less often than for every record.
 
-    def _params(self, exchange: FastCGIExchange, content: bytes) -> None:
+    def _params(self, exchange: FastCGIExchange, content: bytes, moved: list[Exchange]) -> None:
         """Take a PARAMS record that ends the stream, or one that is too much."""
         if exchange.params_ended:
             raise ProtocolError("PARAMS after the end of PARAMS")
@@ -367,7 +363,7 @@ class FastCGI(ServerProtocol):
         exchange.params_ended = True
         if exchange.refused is not None:
             exchange.keep = False
-        self._moved.append(exchange)
+        moved.append(exchange)
 
     def _params_too_large(self, exchange: FastCGIExchange, length: int) -> None:
         limit = self._limits.params_size
@@ -399,7 +395,7 @@ class FastCGI(ServerProtocol):
             return
         exchange.content_length = int(text)
 
-    def _stdin(self, exchange: FastCGIExchange, content: bytes) -> None:
+    def _stdin(self, exchange: FastCGIExchange, content: bytes, moved: list[Exchange]) -> None:
         if not exchange.params_ended:
             raise ProtocolError("STDIN before the end of PARAMS")
         if exchange.stdin_ended:
@@ -419,8 +415,8 @@ class FastCGI(ServerProtocol):
                 exchange.take()
         else:
             return
-        if exchange not in self._moved:
-            self._moved.append(exchange)
+        if exchange not in moved:
+            moved.append(exchange)
 
     def _inactive(self, kind: int, id: int, content: bytes) -> None:
         if id == NULL_REQUEST_ID:
@@ -460,15 +456,17 @@ class FastCGI(ServerProtocol):
             body = bytes((kind, 0, 0, 0, 0, 0, 0, 0))
             self.out.append(record(UNKNOWN_TYPE, NULL_REQUEST_ID, body))
 
-    def _rare(self, exchange: FastCGIExchange, kind: int, content: bytes) -> None:
+    def _rare(
+        self, exchange: FastCGIExchange, kind: int, content: bytes, moved: list[Exchange]
+    ) -> None:
         if kind == ABORT_REQUEST:
             exchange.aborted = True
             self.out.append(
                 _end_request(VERSION_1, END_REQUEST, exchange.id, 8, 0, 0, REQUEST_COMPLETE)
             )
             self.done(exchange)
-            if exchange not in self._moved:
-                self._moved.append(exchange)
+            if exchange not in moved:
+                moved.append(exchange)
         elif kind == BEGIN_REQUEST:
             raise ProtocolError(f"BEGIN_REQUEST for request {exchange.id}, which is active")
         elif kind == DATA and exchange.role is Role.FILTER:
@@ -478,6 +476,6 @@ class FastCGI(ServerProtocol):
                 exchange.data.append(content)
             else:
                 exchange.data_ended = True
-            if exchange not in self._moved:
-                self._moved.append(exchange)
+            if exchange not in moved:
+                moved.append(exchange)
         # Other types of record mean nothing to a request, and are ignored.
