@@ -73,7 +73,8 @@ def versions(peers: list[Peer]) -> dict[str, str]:
     }
     commit = first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     if commit and "fatal" not in commit:
-        found["fulgate"] += f" ({commit})"
+        changed = first_line("git", "-C", str(ROOT), "status", "--porcelain", "src")
+        found["fulgate"] += f" ({commit}{' and changes' if changed else ''})"
     for peer in peers:
         if peer.requirement:
             found[peer.name] = peer.requirement.partition("==")[2]
