@@ -102,8 +102,6 @@ def test_begin_tells_role_and_flag(role: Role, keep: bool) -> None:
     assert read_records(b"".join(out))[0][2] == bytes((0, role, keep, 0, 0, 0, 0, 0))
 
 
-@pytest.mark.statement("7")
-@pytest.mark.statement("8")
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 65_520, 65_535, 65_536, 70_000, 200_000])
 def test_pairs_straddle_records(size: int) -> None:
     pairs = [("BEFORE", "1"), ("LONG", "x" * size), ("N" * (size or 1), "after")]
@@ -126,7 +124,6 @@ def test_pairs_outside_latin_1_are_misuse() -> None:
         FastCGIClient().begin([("NAME", "\u20ac")])
 
 
-@pytest.mark.statement("4")
 @pytest.mark.parametrize("size", [0, 1, 32_768, 32_769, 65_535, 65_536, 1_000_000])
 def test_streams_are_cut_at_65535(size: int) -> None:
     data = random.Random(size).randbytes(size)

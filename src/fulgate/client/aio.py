@@ -41,7 +41,8 @@ class AsyncConnection:
         self._loop = asyncio.get_running_loop()
         self._unsent = bytearray()
         self._deaf = False  # the application does not read any more; it may still write
-        self._reading = True
+        self._reading = True  # is the event loop told to read, and to write?
+        self._writing = False
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -87,7 +88,8 @@ class AsyncConnection:
             sent = len(self._unsent)
         del self._unsent[:sent]
         self.progress = self._loop.time()
-        if not self._unsent:
+        if not self._unsent and self._writing:
+            self._writing = False
             self._loop.remove_writer(self._socket)
         if len(self._unsent) <= WRITE_BEHIND:
             self._writable.set()
@@ -123,11 +125,12 @@ class AsyncConnection:
         """Send what a Request gave; dropped where the application does not read any more."""
         if not out or self.closed or self._deaf:
             return
-        idle = not self._unsent
         self._unsent += b"".join(out)
-        if idle:
-            self._loop.add_writer(self._socket, self._send_some)
+        if not self._writing:
             self._send_some()
+            if self._unsent:
+                self._writing = True
+                self._loop.add_writer(self._socket, self._send_some)
         if len(self._unsent) > WRITE_BEHIND:
             self._writable.clear()
 
