@@ -69,6 +69,7 @@ class Server:
         }
         self._driver: Threads | None = None
         self._stopping = threading.Lock()
+        self._stopped = False
         self._lost = ""  # why it cannot serve: its threads did not survive a fork
         self._access_file: LogFile | None = None
 
@@ -88,11 +89,24 @@ class Server:
             )
 
     def start(self) -> None:
-        """Bind if need be, and start serving, in threads of its own. Does not block."""
+        """Bind if need be, and start serving, in threads of its own. Does not block.
+
+        A server starts once. Raises RuntimeError the second time, ConfigError and BindError.
+        """
         if self._driver is not None:
             raise RuntimeError("the server was started already")
         if self._lost:
             raise RuntimeError(self._lost)
+        if self._stopped:
+            raise RuntimeError("the server was stopped, and does not start again: make a new one")
+        try:
+            self._start()
+        except BaseException:
+            self._driver = None
+            self.stop(0)
+            raise
+
+    def _start(self) -> None:
         self.bind()
         config = self.config
         gateway = WSGI(
@@ -125,6 +139,7 @@ class Server:
         whether all of them ended by themselves. May be called from any thread, more than once.
         """
         with self._stopping:
+            self._stopped = True
             driver = self._driver
             clean = True
             if driver is not None:

@@ -174,6 +174,14 @@ class Connection(Carrier):
             self.inbound = HELD
         self.received()
 
+    def catch_up(self) -> None:
+        """See whether the peer went while its request was queued; by the thread that runs it."""
+        with self.lock:
+            if self.closed or self.inbound != APP:
+                return
+            self.inbound = HELD
+        self.received()
+
     def abort(self) -> None:
         """Close at once, whatever goes on."""
         with self.lock:
@@ -213,6 +221,8 @@ class Connection(Carrier):
                     self._take(received)
                     if self.running is None:
                         self._settle()
+                    elif self.running is not exchange:
+                        self.hub.poller.wake()  # another request is queued, and nobody may know
             if self._unlogged:
                 self._log_ended()
 
@@ -330,13 +340,16 @@ class Connection(Carrier):
             log.warning("closed a connection: %s", error)
             self._close()
             return
-        for exchange in moved:
-            self._moved(exchange)
         if protocol.out:
+            # First: the end of an aborted request goes before the answer to one that has its id.
             owed = protocol.out
             protocol.out = []
             with contextlib.suppress(Aborted):
                 self._write(owed)
+        for exchange in moved:
+            if self.closed:
+                return  # `_close` has seen to them
+            self._moved(exchange)
 
     def _moved(self, exchange: Exchange) -> None:
         running = exchange is self.running
@@ -388,6 +401,7 @@ class Connection(Carrier):
         self, exchange: Exchange, status: str, headers: list[tuple[str, str]] | None = None
     ) -> None:
         self.waiting = None
+        self.phase = IDLE
         if not exchange.began:
             exchange.began = monotonic()
         with contextlib.suppress(Aborted):
@@ -415,11 +429,13 @@ class Connection(Carrier):
 
     def _finish_closing(self, exchange: Exchange) -> None:
         self.phase = CLOSING if exchange.stdin_ended or exchange.broken else LINGER
-        self.deadline = FOREVER
+        if not self.outbox.size:  # else the deadline is that of writing
+            self.deadline = FOREVER
 
     def _settle(self) -> None:
         """Give inbound up: decide what the connection waits for now."""
         if self.closed:
+            self.inbound = ARMED
             self._release_descriptor()
             return
         if self.running is not None:
@@ -477,6 +493,11 @@ class Connection(Carrier):
         if deadline < self.hub.next_scan:
             self.hub.alarm(deadline)
 
+    def _set_write_deadline(self) -> None:
+        # That of a request that arrives, or whose body is waited for, stays: it is the nearer one.
+        if self.phase != ARRIVING and self.phase != WAITING:
+            self._set_deadline(monotonic() + (self.hub.config.send_timeout or FOREVER))
+
     def _write(self, buffers: list[Buffer]) -> None:
         """Send what the socket takes; the rest goes to the outbox. Raises Aborted."""
         if self.closed:
@@ -493,7 +514,7 @@ class Connection(Carrier):
                 raise Aborted("the connection was closed by the web server") from error
             if sent < len(data):
                 outbox.put(memoryview(data)[sent:])
-                self._set_deadline(monotonic() + (self.hub.config.send_timeout or FOREVER))
+                self._set_write_deadline()
         elif buffers:
             for data in buffers:
                 outbox.put(data)
@@ -511,7 +532,7 @@ class Connection(Carrier):
             return
         if outbox.size:
             if progress or self.deadline == FOREVER:
-                self._set_deadline(monotonic() + (self.hub.config.send_timeout or FOREVER))
+                self._set_write_deadline()
         elif self.running is not None:
             self.deadline = FOREVER
         elif self.inbound == ARMED:
@@ -565,13 +586,12 @@ class Connection(Carrier):
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.hub.forget(self)
-        if self.inbound == ARMED or self.inbound == APP:
-            self._release_descriptor()
+        self._release_descriptor()
         if self._changed is not None:
             self._changed.notify_all()
 
     def _release_descriptor(self) -> None:
-        if not self._users:
+        if not self._users and (self.inbound == ARMED or self.inbound == APP):
             self.sock.close()
 
     def _log_ended(self) -> None:

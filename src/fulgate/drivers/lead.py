@@ -12,7 +12,10 @@ __all__ = ["HAND_ON_FOR", "Sample", "Waiting"]
 
 WORTH_A_WAKE_UP: Final = 100e-6  # seconds of waiting per request
 HAND_ON_FOR: Final = 0.25  # seconds; then it is measured anew
-DECAY: Final = 0.5
+# A leader that lost its core while it held the GIL, or another thread that did, looks like one
+# that waits. Noise passes; an application that waits does so at every tick.
+SAMPLES_TO_BEGIN: Final = 3
+SAMPLES_TO_GO_ON: Final = 1
 
 
 class Sample(NamedTuple):
@@ -29,26 +32,34 @@ class Waiting:
     """The leader's waiting per request, from samples at the control thread's ticks."""
 
     def __init__(self) -> None:
-        self.per_request = 0.0
+        self.per_request = 0.0  # seconds, at the last sample
         self._last: Sample | None = None
+        self._in_a_row = 0
+        self._needed = SAMPLES_TO_BEGIN
 
     def forget(self) -> None:
         """The next sample is of another thread, or follows a gap."""
         self._last = None
 
-    def hand_on(self, sample: Sample) -> bool:
-        """Take a sample; does handing the lead on pay now?"""
+    def hand_on(self, sample: Sample) -> bool | None:
+        """Take a sample; does handing the lead on pay now? None: that cannot be told yet."""
         last, self._last = self._last, sample
         if last is None:
-            return False
-        requests = sample.requests - last.requests
-        if requests <= 0:
-            return False
+            return None
         waited = (
             (sample.wall - last.wall)
             - (sample.cpu - last.cpu)
             - (sample.queued - last.queued)
             - (sample.polled - last.polled)
         )
-        self.per_request += DECAY * (max(0.0, waited) / requests - self.per_request)
-        return self.per_request > WORTH_A_WAKE_UP
+        # A request that is not over yet counts too: it may be what was waited for.
+        self.per_request = max(0.0, waited) / max(1, sample.requests - last.requests)
+        if self.per_request <= WORTH_A_WAKE_UP:
+            self._in_a_row = 0
+            self._needed = SAMPLES_TO_BEGIN
+            return False
+        self._in_a_row += 1
+        if self._in_a_row < self._needed:
+            return None
+        self._needed = SAMPLES_TO_GO_ON
+        return True

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import threading
+import weakref
 from typing import Any, Final, Protocol
 
 from fulgate.errors import ConfigError
@@ -21,6 +22,8 @@ __all__ = ["HANGUP", "READ", "WRITE", "EpollPoller", "KqueuePoller", "PollPoller
 READ: Final = 1
 WRITE: Final = 4
 HANGUP: Final = 0x2018  # any of EPOLLHUP, EPOLLERR and EPOLLRDHUP
+
+POLLRDHUP: Final[int] = getattr(select, "POLLRDHUP", 0)  # where poll(2) has it
 
 Events = list[tuple[int, int]]
 
@@ -44,8 +47,12 @@ class WakePipe:
         self.fd, self._out = os.pipe()  # not inherited by programs that are executed (PEP 446)
         os.set_blocking(self.fd, False)
         os.set_blocking(self._out, False)
+        self._close = weakref.finalize(self, _close_both, self.fd, self._out)
+        self._close.atexit = False
 
     def wake(self) -> None:
+        if self._out < 0:
+            return  # closed
         # BlockingIOError: the pipe is full of wake-ups that nobody has taken yet.
         with contextlib.suppress(BlockingIOError):
             os.write(self._out, b"\0")
@@ -59,8 +66,13 @@ class WakePipe:
         return True
 
     def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._out)
+        self._out = -1
+        self._close()
+
+
+def _close_both(one: int, other: int) -> None:
+    os.close(one)
+    os.close(other)
 
 
 if sys.platform == "linux":
@@ -203,7 +215,7 @@ class PollPoller:
             poll.register(self._pipe.fd, select.POLLIN)
             for fd, mask in self._armed.items():
                 # POLLIN and POLLOUT have the values of READ and WRITE nearly everywhere.
-                wanted = select.POLLIN if mask & READ else 0
+                wanted = POLLRDHUP | (select.POLLIN if mask & READ else 0)
                 poll.register(fd, wanted | (select.POLLOUT if mask & WRITE else 0))
             self._polling = True
         try:
@@ -214,15 +226,14 @@ class PollPoller:
         events: Events = []
         with self._lock:
             for fd, found in ready:
-                if fd == self._pipe.fd:
-                    events.append((fd, READ))
+                if self._pipe.drain_if(fd):
                     continue
                 # POLLNVAL: closed meanwhile. What was unregistered or fired is not armed.
                 if found & select.POLLNVAL or self._armed.pop(fd, None) is None:
                     continue
                 mask = READ if found & select.POLLIN else 0
                 mask |= WRITE if found & select.POLLOUT else 0
-                mask |= HANGUP if found & (select.POLLHUP | select.POLLERR) else 0
+                mask |= HANGUP if found & (select.POLLHUP | select.POLLERR | POLLRDHUP) else 0
                 events.append((fd, mask))
         return events
 

@@ -44,6 +44,7 @@ ACCEPTS_A_ROUND: Final = 64
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after the descriptors ran out
 OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ERROR_PAUSE: Final = 0.05  # seconds, so that an error that stays does not fill the log
+WAITED_LONG: Final = 0.1  # seconds in the queue, in which the client may have gone
 SCAN_PAUSE: Final = 0.02  # seconds at least between two looks at all deadlines
 
 Allowed = Callable[[Any], bool]  # of the peer's address, as `socket.accept` gives it
@@ -111,6 +112,7 @@ class Threads:
         self._ended = ended
         self._allowed = allowed
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # held while polling: the control thread may have to leave
         self._workers: list[Worker] = []
         self._parked: list[Worker] = []
         self._leader: Worker | None = None  # None: the control thread leads
@@ -136,14 +138,18 @@ class Threads:
         self._control_thread = threading.Thread(
             target=self._control, name="fulgate-control", daemon=True
         )
-        self._control_thread.start()
-        for number in range(self.config.threads):
-            worker = Worker()
-            worker.thread = threading.Thread(
-                target=self._work, args=(worker,), name=f"fulgate-{number + 1}", daemon=True
-            )
-            self._workers.append(worker)
-            worker.thread.start()
+        try:
+            self._control_thread.start()
+            for number in range(self.config.threads):
+                worker = Worker()
+                worker.thread = threading.Thread(
+                    target=self._work, args=(worker,), name=f"fulgate-{number + 1}", daemon=True
+                )
+                self._workers.append(worker)
+                worker.thread.start()
+        except BaseException:  # the system gives no more threads
+            self._end_threads(monotonic() + 5.0)
+            raise
 
     def stop(self, timeout: float) -> bool:
         """Stop accepting, let requests end for up to `timeout` seconds, then cut what is left.
@@ -167,7 +173,7 @@ class Threads:
             log.warning("stopped with %d requests unfinished after %g s", left, timeout)
         for connection in list(self.connections.values()):
             connection.abort()
-        self._end_threads(end if clean else monotonic() + 0.2)
+        self._end_threads(monotonic() + (5.0 if clean else 0.2))
         return clean
 
     def cut(self) -> None:
@@ -199,6 +205,8 @@ class Threads:
                 return False
             self._emptied.wait(min(left, 0.05))
             self._emptied.clear()
+            if self.pending:
+                self._settle_pending()
         return True
 
     def _end_threads(self, end: float) -> None:
@@ -209,14 +217,14 @@ class Threads:
             with contextlib.suppress(RuntimeError):
                 worker.parked.release()
         self._wake()
-        self.poller.wake()
-        threads = [w.thread for w in self._workers if w.thread] + [self._control_thread]
-        stuck = False
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.05, end - monotonic()))
-                stuck = stuck or thread.is_alive()
-        if not stuck:  # else one of them may still use it; it ends with the process
+        here = threading.current_thread()
+        threads = [worker.thread for worker in self._workers] + [self._control_thread]
+        while (
+            threads := [t for t in threads if t is not None and t is not here and t.is_alive()]
+        ) and monotonic() < end:
+            self.poller.wake()  # again: whoever leaves the poll may have taken it from another
+            threads[0].join(min(0.05, max(0.0, end - monotonic())))
+        if not threads:  # else one of them may still use it; it goes with the last of them
             self.poller.close()
         for worker in self._workers:
             worker.close()
@@ -272,7 +280,11 @@ class Threads:
                 task = pending.popleft()
             except IndexError:
                 before = perf_counter()
-                events = poll(-1)
+                with self._turn:
+                    # What was queued before this thread took the lead had nobody to wake.
+                    if self._leader is not me or self._over or pending:
+                        continue
+                    events = poll(-1)
                 me.polled += perf_counter() - before
                 self._handle(events)
                 continue
@@ -288,6 +300,8 @@ class Threads:
         if self._resting:
             self._wake()
         try:
+            if monotonic() - exchange.began > WAITED_LONG:
+                connection.catch_up()
             if not exchange.aborted:
                 self._gateway(exchange, connection)
                 if not exchange.ended and not exchange.aborted:
@@ -330,41 +344,51 @@ class Threads:
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
         connections = self.connections
+        accept: list[int] = []
         for fd, mask in events:
             connection = connections.get(fd)
             try:
                 if connection is not None:
                     connection.ready(mask)
                 elif fd in self._listeners:
-                    if not self.stopping:
-                        try:
-                            self._accept(self._listeners[fd], ACCEPTS_A_ROUND)
-                        finally:
-                            self._listen([fd])
+                    # Later: a new connection may get the number of one that another thread closes
+                    # now, and must not get its event.
+                    accept.append(fd)
                 else:
                     self.poller.woken(fd)
             except Exception:
                 log.exception("an error in the server, while it handled a connection")
                 if connection is not None:
                     connection.abort()
+        for fd in accept:
+            try:
+                if not self.stopping:
+                    self._accept(self._listeners[fd], ACCEPTS_A_ROUND)
+            except Exception:
+                log.exception("an error in the server, while it accepted a connection")
+            finally:
+                self._listen([fd])
 
     def _accept(self, listener: socket.socket, most: int) -> None:
+        limit = self.config.worker_connections
         for _ in range(most):
-            if len(self.connections) >= self.config.worker_connections:
+            if len(self.connections) >= limit:
                 self._accepting = False
-                return
+                if len(self.connections) >= limit:
+                    return  # `forget` sees to it
+                self._accepting = True  # one has gone since, and could not know
             try:
                 sock, peer = listener.accept()
             except BlockingIOError:
+                if self._starved:
+                    self._starved = False
+                    log.info("accepting connections again")
                 return
             except OSError as error:
                 if error.errno in OUT_OF_DESCRIPTORS:
                     self._starve(error)
                     return
                 continue  # the peer gave up before we took its connection
-            if self._starved:
-                self._starved = False
-                log.info("accepting connections again")
             try:
                 if self._allowed is None or self._allowed(peer):
                     self._admit(listener, sock)
@@ -399,7 +423,8 @@ class Threads:
             for fd in fds:
                 self.poller.modify(fd, READ)
         except OSError as error:
-            self._starve(error)
+            if not self.stopping:  # else it has been unregistered meanwhile
+                self._starve(error)
 
     def _resume_accepting(self) -> None:
         self._accept_again = FOREVER
@@ -476,8 +501,12 @@ class Threads:
 
     def _lead_without_serving(self, now: float) -> None:
         """Every worker is in the application: poll, note aborts, queue or shed requests."""
-        timeout = max(TICK, min(self.next_scan - now, 3600.0)) if self._resting else TICK
-        self._handle(self.poller.poll(timeout))
+        with self._turn:
+            if self._leader is not None:
+                return
+            timeout = max(TICK, min(self.next_scan - now, 3600.0)) if self._resting else TICK
+            events = self.poller.poll(timeout)
+        self._handle(events)
         with self._lock:
             # What was queued is for workers; one may have been parked just before, or have taken
             # the lead, and it polls without knowing of the queue.
