@@ -9,16 +9,13 @@
  * The process reports its own CPU time: near 100 % of the wall time it is the bottleneck itself.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,11 +23,12 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { BEGIN_REQUEST = 1, END_REQUEST = 3, PARAMS = 4, STDIN = 5, STDOUT = 6, STDERR = 7 };
+#include "load_endpoint.h"
+#include "load_latency.h"
+#include "load_request.h"
 
 typedef struct {
     int fd;
@@ -51,16 +49,6 @@ typedef struct {
     unsigned head_have;
 } Conn;
 
-/* Latencies: 64 buckets for each power of two, so a value is off by at most 1.6 %. */
-#define SUB 64
-static uint64_t histogram[64 * SUB];
-static uint64_t latency_max, latency_sum;
-
-static struct sockaddr_storage address;
-static socklen_t address_size;
-static bool is_tcp;
-static unsigned char *request;
-static size_t request_size;
 static bool keep = true;
 static int poller;
 static Conn *conns;
@@ -69,148 +57,6 @@ static uint64_t requests_done, requests_all, limit_requests, errors, bytes_in, c
 static uint64_t expected_size;
 static bool expected_known, measuring, stopping;
 static char first_error[160];
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void die(const char *what) {
-    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-    exit(3);
-}
-
-static void count_latency(uint64_t ns) {
-    int shift = 0;
-    uint64_t v = ns;
-    while (v >= 2 * SUB) {
-        v >>= 1;
-        shift++;
-    }
-    histogram[shift * SUB + v]++;   /* v < 2*SUB: shift 0 takes 128 buckets, each further 64 */
-    latency_sum += ns;
-    if (ns > latency_max)
-        latency_max = ns;
-}
-
-static double percentile_us(double p) {
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < 64 * SUB; i++)
-        total += histogram[i];
-    if (!total)
-        return 0;
-    uint64_t rank = (uint64_t)(p / 100.0 * (double)total);
-    if (rank >= total)
-        rank = total - 1;
-    for (int i = 0; i < 64 * SUB; i++) {
-        seen += histogram[i];
-        if (seen > rank) {
-            int shift = i < 2 * SUB ? 0 : i / SUB - 1;
-            double low = i < 2 * SUB ? i : (double)((uint64_t)(i - shift * SUB) << shift);
-            return (low + (double)(1ull << shift) / 2) / 1000.0;
-        }
-    }
-    return 0;
-}
-
-/* ---- the request ---- */
-
-static void put(const void *data, size_t n) {
-    static size_t room;
-    if (request_size + n > room) {
-        room = (request_size + n) * 2;
-        request = realloc(request, room);
-        if (!request)
-            die("memory");
-    }
-    memcpy(request + request_size, data, n);
-    request_size += n;
-}
-
-static void put_record(int type, const void *data, size_t n) {
-    unsigned char h[8] = {1, (unsigned char)type, 0, 1, (unsigned char)(n >> 8),
-                          (unsigned char)(n & 255), 0, 0};
-    put(h, 8);
-    put(data, n);
-}
-
-static unsigned char params[65536];
-static size_t params_size;
-
-static void param(const char *name, const char *value) {
-    size_t a = strlen(name), b = strlen(value);
-    if (params_size + a + b + 8 > 65535) {
-        fprintf(stderr, "load: the parameters are too long\n");
-        exit(2);
-    }
-    params[params_size++] = (unsigned char)a;
-    if (b < 128) {
-        params[params_size++] = (unsigned char)b;
-    } else {
-        params[params_size++] = (unsigned char)(b >> 24 | 0x80);
-        params[params_size++] = (unsigned char)(b >> 16);
-        params[params_size++] = (unsigned char)(b >> 8);
-        params[params_size++] = (unsigned char)b;
-    }
-    memcpy(params + params_size, name, a);
-    memcpy(params + params_size + a, value, b);
-    params_size += a + b;
-}
-
-/* The parameters of Debian's fastcgi_params and the headers that a browser sends. */
-static void build_request(const char *method, const char *path, size_t body, char **more, int n) {
-    unsigned char begin[8] = {0, 1, keep ? 1 : 0, 0, 0, 0, 0, 0};
-    char length[32];
-    snprintf(length, sizeof length, "%zu", body);
-    const char *query = strchr(path, '?');
-    char script[2048];
-    snprintf(script, sizeof script, "%.*s", (int)(query ? query - path : (long)strlen(path)), path);
-    param("QUERY_STRING", query ? query + 1 : "");
-    param("REQUEST_METHOD", method);
-    param("CONTENT_TYPE", body ? "application/octet-stream" : "");
-    param("CONTENT_LENGTH", body ? length : "");
-    param("SCRIPT_NAME", script);
-    param("REQUEST_URI", path);
-    param("DOCUMENT_URI", script);
-    param("DOCUMENT_ROOT", "/usr/share/nginx/html");
-    param("SERVER_PROTOCOL", "HTTP/1.1");
-    param("REQUEST_SCHEME", "http");
-    param("GATEWAY_INTERFACE", "CGI/1.1");
-    param("SERVER_SOFTWARE", "nginx/1.22.1");
-    param("REMOTE_ADDR", "127.0.0.1");
-    param("REMOTE_PORT", "40000");
-    param("SERVER_ADDR", "127.0.0.1");
-    param("SERVER_PORT", "8000");
-    param("SERVER_NAME", "localhost");
-    param("REDIRECT_STATUS", "200");
-    param("HTTP_HOST", "localhost:8000");
-    param("HTTP_USER_AGENT", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0");
-    param("HTTP_ACCEPT", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
-    param("HTTP_ACCEPT_LANGUAGE", "en-US,en;q=0.5");
-    param("HTTP_ACCEPT_ENCODING", "gzip, deflate");
-    param("HTTP_CONNECTION", "keep-alive");
-    for (int i = 0; i < n; i++) {
-        char *equals = strchr(more[i], '=');
-        if (!equals || equals - more[i] > 127) {
-            fprintf(stderr, "load: --param wants NAME=VALUE\n");
-            exit(2);
-        }
-        *equals = 0;
-        param(more[i], equals + 1);
-    }
-    put_record(BEGIN_REQUEST, begin, 8);
-    put_record(PARAMS, params, params_size);
-    put_record(PARAMS, "", 0);
-    static unsigned char chunk[32768];   /* what nginx puts into one record of STDIN */
-    memset(chunk, 'x', sizeof chunk);
-    for (size_t left = body; left;) {
-        size_t part = left < sizeof chunk ? left : sizeof chunk;
-        put_record(STDIN, chunk, part);
-        left -= part;
-    }
-    put_record(STDIN, "", 0);
-}
 
 /* ---- connections ---- */
 
@@ -426,40 +272,6 @@ static void readable(Conn *c) {
 
 /* ---- main ---- */
 
-static void parse_endpoint(const char *text) {
-    if (!strncmp(text, "unix:", 5) || text[0] == '/') {
-        struct sockaddr_un *u = (struct sockaddr_un *)&address;
-        const char *path = text[0] == '/' ? text : text + 5;
-        u->sun_family = AF_UNIX;
-        if (strlen(path) >= sizeof u->sun_path) {
-            fprintf(stderr, "load: the path is too long: %s\n", path);
-            exit(2);
-        }
-        strcpy(u->sun_path, path);
-        address_size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
-        return;
-    }
-    const char *rest = strncmp(text, "tcp:", 4) ? text : text + 4;
-    const char *colon = strrchr(rest, ':');
-    char host[256];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
-    if (!colon || (size_t)(colon - rest) >= sizeof host) {
-        fprintf(stderr, "load: not an endpoint: %s\n", text);
-        exit(2);
-    }
-    bool bracketed = rest[0] == '[' && colon > rest && colon[-1] == ']';
-    snprintf(host, sizeof host, "%.*s", (int)(colon - rest) - (bracketed ? 2 : 0),
-             rest + (bracketed ? 1 : 0));
-    if (getaddrinfo(host, colon + 1, &hints, &found)) {
-        fprintf(stderr, "load: no such address: %s\n", text);
-        exit(2);
-    }
-    memcpy(&address, found->ai_addr, found->ai_addrlen);
-    address_size = found->ai_addrlen;
-    is_tcp = true;
-    freeaddrinfo(found);
-}
-
 static void usage(FILE *out) {
     fputs("usage: load [options] unix:PATH | tcp:HOST:PORT\n"
           "  -c, --connections N   connections, each with one request at a time (32)\n"
@@ -536,99 +348,128 @@ static void report(bool json, double wall, double cpu) {
            cpu / wall > 0.9 ? "; IT IS THE BOTTLENECK" : "");
 }
 
-int main(int argc, char **argv) {
-    static const struct option options[] = {
+typedef struct {
+    double seconds, warmup;
+    size_t body;
+    const char *method, *path;
+    char *more[64];
+    int n_more, idle;
+    bool json;
+} Options;
+
+static void pin(int core) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)core, &set);
+    if (sched_setaffinity(0, sizeof set, &set))
+        die("--cpu");
+}
+
+static void misused(void) {
+    usage(stderr);
+    exit(2);
+}
+
+static Options parse_options(int argc, char **argv) {
+    static const struct option names[] = {
         {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"requests", 1, 0, 'n'},
         {"warmup", 1, 0, 'w'},      {"close", 0, 0, 'k'},   {"body", 1, 0, 'b'},
         {"method", 1, 0, 'm'},      {"path", 1, 0, 'p'},    {"param", 1, 0, 'P'},
         {"idle", 1, 0, 'i'},        {"cpu", 1, 0, 'C'},     {"json", 0, 0, 'j'},
         {"help", 0, 0, 'h'},        {0, 0, 0, 0}};
-    double seconds = 3, warmup = 0.3;
-    size_t body = 0;
-    const char *method = NULL, *path = "/";
-    char *more[64];
-    int n_more = 0, idle = 0, o;
-    bool json = false;
-    while ((o = getopt_long(argc, argv, "c:s:n:w:kb:m:p:P:i:C:jh", options, NULL)) != -1) {
-        switch (o) {
+    Options o = {.seconds = 3, .warmup = 0.3, .path = "/"};
+    int c;
+    while ((c = getopt_long(argc, argv, "c:s:n:w:kb:m:p:P:i:C:jh", names, NULL)) != -1) {
+        switch (c) {
         case 'c': connections = atoi(optarg); break;
-        case 's': seconds = atof(optarg); break;
+        case 's': o.seconds = atof(optarg); break;
         case 'n': limit_requests = strtoull(optarg, NULL, 10); break;
-        case 'w': warmup = atof(optarg); break;
+        case 'w': o.warmup = atof(optarg); break;
         case 'k': keep = false; break;
-        case 'b': body = strtoull(optarg, NULL, 10); break;
-        case 'm': method = optarg; break;
-        case 'p': path = optarg; break;
+        case 'b': o.body = strtoull(optarg, NULL, 10); break;
+        case 'm': o.method = optarg; break;
+        case 'p': o.path = optarg; break;
         case 'P':
-            if (n_more == 64)
-                return fputs("load: too many --param\n", stderr), 2;
-            more[n_more++] = optarg;
+            if (o.n_more == 64)
+                misused();
+            o.more[o.n_more++] = optarg;
             break;
-        case 'i': idle = atoi(optarg); break;
-        case 'C': {
-            cpu_set_t set;
-            CPU_ZERO(&set);
-            CPU_SET((unsigned)atoi(optarg), &set);
-            if (sched_setaffinity(0, sizeof set, &set))
-                die("--cpu");
-            break;
-        }
-        case 'j': json = true; break;
-        case 'h': usage(stdout); return 0;
-        default: usage(stderr); return 2;
+        case 'i': o.idle = atoi(optarg); break;
+        case 'C': pin(atoi(optarg)); break;
+        case 'j': o.json = true; break;
+        case 'h': usage(stdout); exit(0);
+        default: misused();
         }
     }
-    if (optind != argc - 1 || connections < 1 || seconds <= 0) {
-        usage(stderr);
-        return 2;
+    if (optind != argc - 1 || connections < 1 || o.seconds <= 0)
+        misused();
+    if (!o.method)
+        o.method = o.body ? "POST" : "GET";
+    if (limit_requests) {
+        o.warmup = 0;
+        o.seconds = 3600;
     }
-    signal(SIGPIPE, SIG_IGN);
     parse_endpoint(argv[optind]);
+    return o;
+}
+
+static void prepare(Options *o) {
     struct rlimit files;
+    signal(SIGPIPE, SIG_IGN);
     if (!getrlimit(RLIMIT_NOFILE, &files)) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    build_request(method ? method : body ? "POST" : "GET", path, body, more, n_more);
+    build_request(o->method, o->path, o->body, keep, o->more, o->n_more);
     poller = epoll_create1(EPOLL_CLOEXEC);
     conns = calloc((size_t)connections, sizeof *conns);
     if (poller < 0 || !conns)
         die("start");
-    open_idle(idle);
-    if (limit_requests)
-        warmup = 0, seconds = 3600;
+    open_idle(o->idle);
+}
 
-    uint64_t began = now_ns(), measured_from = began;
-    uint64_t until = began + (uint64_t)((warmup + seconds) * 1e9);
-    uint64_t next_retry = began;
+/* Wait once, and act on what is ready. */
+static void turn(void) {
+    struct epoll_event events[512];
+    int n = epoll_wait(poller, events, 512, 2);
+    if (n < 0 && errno != EINTR)
+        die("epoll_wait");
+    for (int i = 0; i < n; i++) {
+        Conn *c = events[i].data.ptr;
+        if (c->fd < 0)
+            continue;
+        if (events[i].events & EPOLLOUT && c->in_flight)
+            send_more(c);
+        if (c->fd >= 0 && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
+            readable(c);
+    }
+}
+
+static void connect_again(void) {
+    for (int i = 0; i < connections; i++)
+        if (conns[i].fd < 0 && conns[i].connected_late)
+            open_connection(conns + i);
+}
+
+int main(int argc, char **argv) {
+    Options o = parse_options(argc, argv);
+    prepare(&o);
+    uint64_t began = now_ns(), measured_from = began, next_retry = began;
+    uint64_t until = began + (uint64_t)((o.warmup + o.seconds) * 1e9);
     double cpu_began = cpu_seconds();
-    measuring = warmup <= 0;
+    measuring = o.warmup <= 0;
     for (int i = 0; i < connections; i++) {
         conns[i].fd = -1;
         open_connection(conns + i);
     }
-    struct epoll_event events[512];
     while (!stopping) {
-        int n = epoll_wait(poller, events, 512, 2);
-        if (n < 0 && errno != EINTR)
-            die("epoll_wait");
-        for (int i = 0; i < n; i++) {
-            Conn *c = events[i].data.ptr;
-            if (c->fd < 0)
-                continue;
-            if (events[i].events & EPOLLOUT && c->in_flight)
-                send_more(c);
-            if (c->fd >= 0 && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
-                readable(c);
-        }
+        turn();
         uint64_t now = now_ns();
         if (now >= next_retry) {
-            for (int i = 0; i < connections; i++)
-                if (conns[i].fd < 0 && conns[i].connected_late)
-                    open_connection(conns + i);
+            connect_again();
             next_retry = now + 2000000;
         }
-        if (!measuring && now >= began + (uint64_t)(warmup * 1e9)) {
+        if (!measuring && now >= began + (uint64_t)(o.warmup * 1e9)) {
             measuring = true;
             measured_from = now;
             cpu_began = cpu_seconds();
@@ -636,6 +477,6 @@ int main(int argc, char **argv) {
         }
         stopping = now >= until || (limit_requests && requests_all >= limit_requests);
     }
-    report(json, (double)(now_ns() - measured_from) / 1e9, cpu_seconds() - cpu_began);
+    report(o.json, (double)(now_ns() - measured_from) / 1e9, cpu_seconds() - cpu_began);
     return errors ? 1 : 0;
 }

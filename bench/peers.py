@@ -61,7 +61,8 @@ def prepare(peers: list[Peer]) -> dict[str, str]:
     BUILD.mkdir(exist_ok=True)
     for name in ("load", "floor"):
         source, target = BENCH / f"{name}.c", BUILD / name
-        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        newest = max(file.stat().st_mtime for file in [source, *BENCH.glob(f"{name}_*.h")])
+        if not target.exists() or target.stat().st_mtime < newest:
             subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", target, source], check=True)
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
