@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,7 +29,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -39,14 +37,11 @@ from fulgate.config import settings
 from fulgate.errors import ConfigError
 from fulgate.settings import load
 from tests.servers import PATH, RealServer, Running, free_port
-from tests.servers.apache import Apache
 from tests.servers.fulgate import ROOT
-from tests.servers.nginx import STOCK_PARAMS
+from tests.servers.snippets import SNIPPETS
 
 PATIENCE = 30.0  # seconds
-WEB_SERVERS = {"nginx": "nginx", "apache": "apache2", "lighttpd": "lighttpd"} | {
-    name: name for name in ("caddy", "haproxy")
-}
+WEB_SERVERS = {name: kind.program for name, kind in SNIPPETS.items()}
 LANGUAGES = {"python", "toml", "console", "ini", "sh", "text", *WEB_SERVERS}
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
@@ -68,105 +63,6 @@ class Block:
 
 def blocks(text: str) -> list[Block]:
     return [Block(match[1], match[2]) for match in FENCE.finditer(text)]
-
-
-class Snippet(RealServer):
-    """A web server that is run with what a page says, in the frame that every page leaves out."""
-
-    file: ClassVar[str]
-    frame: ClassVar[str]
-    arguments: ClassVar[list[str]]
-
-    def __init__(self, folder: Path, text: str, port: int) -> None:
-        super().__init__(folder)
-        self.text = text
-        self.fixed_port = port
-
-    def configure(self) -> None:
-        text = self.frame
-        for name, value in {
-            "@folder": str(self.folder),
-            "@port": str(self.port),
-            "@root": "user root root;" if os.geteuid() == 0 else "",
-            "@text": self.text,
-        }.items():
-            text = text.replace(name, value)
-        (self.folder / self.file).write_text(text)
-
-    def command(self) -> list[str]:
-        folder = str(self.folder)
-        return [self.program, *(a.replace("@folder", folder) for a in self.arguments)]
-
-
-class Nginx(Snippet):
-    program = "nginx"
-    file = "nginx.conf"
-    arguments: ClassVar[list[str]] = [
-        *("-p", "@folder/", "-c", "@folder/nginx.conf", "-e", "@folder/error.log")
-    ]
-    frame = """\
-@root
-daemon off;
-pid @folder/nginx.pid;
-error_log @folder/error.log info;
-events {}
-http {
-    access_log off;
-    client_body_temp_path @folder/body;
-    proxy_temp_path @folder/proxy;
-    fastcgi_temp_path @folder/fastcgi;
-    uwsgi_temp_path @folder/uwsgi;
-    scgi_temp_path @folder/scgi;
-    @text
-}
-"""
-
-    def configure(self) -> None:
-        shutil.copy(STOCK_PARAMS, self.folder)
-        super().configure()
-
-
-class Lighttpd(Snippet):
-    program = "lighttpd"
-    file = "lighttpd.conf"
-    arguments: ClassVar[list[str]] = ["-D", "-f", "@folder/lighttpd.conf"]
-    frame = """\
-server.bind = "127.0.0.1"
-server.port = @port
-server.document-root = "@folder"
-server.errorlog = "@folder/error.log"
-server.upload-dirs = ("@folder")
-@text
-"""
-
-
-class Caddy(Snippet):
-    program = "caddy"
-    file = "Caddyfile"
-    arguments: ClassVar[list[str]] = [
-        *("run", "--adapter", "caddyfile", "--config", "@folder/Caddyfile")
-    ]
-    frame = "{\n    admin off\n    auto_https off\n}\n@text"
-
-    def environment(self) -> dict[str, str]:
-        folder = str(self.folder)
-        return {**super().environment(), "XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder}
-
-
-class HAProxy(Snippet):
-    program = "haproxy"
-    file = "haproxy.cfg"
-    arguments: ClassVar[list[str]] = ["-db", "-f", "@folder/haproxy.cfg"]
-    frame = """\
-global
-    log stderr format raw local0
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-@text
-"""
 
 
 class Reader:
@@ -352,13 +248,9 @@ class Reader:
     def run_web_server(self, language: str, text: str) -> None:
         if self.web is not None:
             self.web.stop()
-        if language == "apache":
-            self.web = self.running(FixedApache, text, self.web_port)
-            return
         if language == "nginx":
             text = self.whole_nginx(text)
-        kind = {"nginx": Nginx, "lighttpd": Lighttpd, "caddy": Caddy, "haproxy": HAProxy}[language]
-        self.web = self.running(kind, text, self.web_port)
+        self.web = self.running(SNIPPETS[language], text, self.web_port)
 
     def whole_nginx(self, text: str) -> str:
         """Give the page's upstream, and a server, to locations that stand by themselves."""
@@ -367,12 +259,6 @@ class Reader:
         if "listen " in text:
             return text
         return f"{self.upstream}\nserver {{\nlisten 127.0.0.1:{self.web_port};\n{text}\n}}"
-
-
-class FixedApache(Apache):
-    def __init__(self, folder: Path, text: str, port: int) -> None:
-        super().__init__(folder, text)
-        self.fixed_port = port
 
 
 def accepts(path: Path) -> bool:
@@ -461,6 +347,19 @@ def test_options_and_variables_exist(name: str) -> None:
     variables = {s.variable for s in settings()} | {"FULGATE_CONFIG"}
     for variable in re.findall(r"FULGATE_[A-Z_]+", text):
         assert variable in variables, variable
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named_exist(name: str) -> None:
+    prose = FENCE.sub("", (ROOT / name).read_text())
+    folders = [ROOT, ROOT / "src" / "fulgate", ROOT / "src" / "fulgate" / "gateways"]
+    ours = (
+        r"(?:(?:tests|bench|docs|scripts|src|protocols|gateways|drivers|client)/[\w./*-]*|\w+\.py)"
+    )
+    shown = FILE_NAME.findall((ROOT / name).read_text())
+    for path in re.findall(rf"`({ours})`", prose):
+        found = [one for folder in folders for one in folder.glob(path.rstrip("/"))]
+        assert found or path in shown, path
 
 
 def test_statements_that_hold_are_proven() -> None:
