@@ -18,6 +18,7 @@ import time
 from fulgate.config import Config
 from fulgate.errors import ConfigError
 from fulgate.exchange import Exchange
+from fulgate.spawned import had_standard
 
 __all__ = ["AccessLog", "LogFile", "Logs", "escape", "request_id", "request_line"]
 
@@ -95,11 +96,14 @@ def request_id(exchange: Exchange) -> str:
 class LogFile:
     """A file that lines are appended to. Raises ConfigError where it cannot be opened.
 
-    `path` "-" is the descriptor `standard`. A line is written by one write(2) in append mode, so
-    processes may share the file. `write` never raises: what cannot be written is counted in `lost`.
+    `path` "-" is the descriptor `standard`, or nothing if that was closed when the process began. A
+    line is written by one write(2) in append mode, so processes may share the file. `write` never
+    raises: what cannot be written is counted in `lost`.
     """
 
     def __init__(self, path: str, standard: int) -> None:
+        if path == "-" and not had_standard(standard):
+            path = os.devnull
         self.path = path
         self.lost = 0  # lines, in all
         self.problem: OSError | None = None  # of the last write, if that failed

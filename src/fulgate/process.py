@@ -15,24 +15,9 @@ from dataclasses import dataclass
 from fulgate.config import Config
 from fulgate.errors import ConfigError
 from fulgate.settings import read_env_file
+from fulgate.spawned import open_standard_streams
 
 __all__ = ["Identity", "PidFile", "drop", "identity", "open_standard_streams", "prepare"]
-
-
-def open_standard_streams() -> None:
-    """Open /dev/null where descriptor 0, 1 or 2 is closed.
-
-    A web server that starts an application may close 1 and 2 (FastCGI 1.0, section 2.2). The next
-    socket would get the number, and what is printed or logged would go there.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != fd:
-                os.dup2(null, fd)
-                os.close(null)
 
 
 def prepare(config: Config) -> None:

@@ -15,13 +15,16 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from fulgate.config import Config
+from fulgate.drivers.stdio import Stdio
 from fulgate.drivers.threads import Threads
 from fulgate.endpoint import AllowedClients, bind_all
 from fulgate.exchange import Exchange, Limits, ServerProtocol
 from fulgate.gateways.wsgi import WSGI, Application
 from fulgate.listener import Listener
-from fulgate.logs import AccessLog, LogFile
+from fulgate.logs import AccessLog, LogFile, Logs
+from fulgate.protocols.cgi import CGI
 from fulgate.protocols.fastcgi import FastCGI
+from fulgate.spawned import open_standard_streams, started_as_cgi, take_standard_streams
 from fulgate.systemd import notify
 
 __all__ = ["Server", "run", "serve"]
@@ -108,29 +111,63 @@ class Server:
 
     def _start(self) -> None:
         self.bind()
-        config = self.config
-        gateway = WSGI(
-            self.app,
-            path=config.path,
-            script_name=config.script_name,
-            repeated_params=config.repeated_params,
-            stderr=config.stderr,
-            multithread=config.threads > 1,
-        )
-        if self._ended is None and config.access_logfile:
-            self._access_file = LogFile(config.access_logfile, 1)
-            self._ended = AccessLog(self._access_file, config.access_log_format)
+        self._open_access_log()
         driver = Threads(
             self.listeners,
             self._make_protocol,
-            gateway,
-            config,
+            self._gateway(multithread=self.config.threads > 1),
+            self.config,
             ended=self._ended,
             allowed=self._allows if self._allowed else None,
         )
         _running.add(self)
         self._driver = driver
         driver.start()
+
+    def _gateway(self, **environ: bool) -> WSGI:
+        config = self.config
+        return WSGI(
+            self.app,
+            path=config.path,
+            script_name=config.script_name,
+            repeated_params=config.repeated_params,
+            stderr=config.stderr,
+            **environ,
+        )
+
+    def _open_access_log(self) -> None:
+        config = self.config
+        if self._ended is None and config.access_logfile:
+            self._access_file = LogFile(config.access_logfile, 1)
+            self._ended = AccessLog(self._access_file, config.access_log_format)
+
+    def _close_access_log(self) -> None:
+        if self._access_file is not None:
+            self._access_file.close()
+            self._access_file = self._ended = None
+
+    @property
+    def cgi(self) -> bool:
+        """Is there one request to answer, which stands in the process's environment (CGI)?
+
+        Never so when it was told where to listen. See `fulgate.spawned.started_as_cgi`.
+        """
+        return not self.config.bind and not self.listeners and started_as_cgi()
+
+    def answer(self) -> int:
+        """Answer the one request of a CGI process (RFC 3875); give the exit status for it.
+
+        The status is 0 unless the application failed. Needs no thread, and no socket.
+        """
+        params = {k.decode("latin-1"): v.decode("latin-1") for k, v in os.environb.items()}
+        stdin, stdout = take_standard_streams()
+        self._open_access_log()
+        gateway = self._gateway(multithread=False, multiprocess=True, run_once=True)
+        try:
+            protocol = CGI(params, self._limits)
+            return Stdio(protocol, gateway, self.config, stdin, stdout, self._ended).run()
+        finally:
+            self._close_access_log()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stop: accept no more, close idle connections, let requests end, then cut the rest.
@@ -149,9 +186,7 @@ class Server:
             self.listeners = []
             self._driver = None
             _running.discard(self)
-            if self._access_file is not None:
-                self._access_file.close()
-                self._access_file = self._ended = None
+            self._close_access_log()
             return clean
 
     def cut(self) -> None:
@@ -269,8 +304,18 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
 def serve(app: Application, *, bind: str | Iterable[str] = (), **settings: Any) -> int:
     """Serve `app` until SIGTERM or Ctrl+C: blocks, and returns the exit status.
 
-    `bind` is an endpoint or several; `settings` are fields of `Config`. Raises ConfigError and
-    BindError.
+    `bind` is an endpoint or several; `settings` are fields of `Config`. Without `bind`, in a
+    process that a web server has started: on the socket that it left on descriptor 0 (FastCGI
+    1.0, section 2.2), and where that is none but the variables of CGI are there, it answers that
+    one request. With `error_logfile` the log goes to that file, else wherever `logging` sends it.
+    Raises ConfigError and BindError.
     """
     endpoints = (bind,) if isinstance(bind, str) else tuple(bind)
-    return run(Server(app, bind=endpoints, **settings))
+    open_standard_streams()
+    server = Server(app, bind=endpoints, **settings)
+    logs = Logs(server.config.replace(access_logfile="")) if "error_logfile" in settings else None
+    try:
+        return server.answer() if server.cgi else run(server)
+    finally:
+        if logs is not None:
+            logs.close()

@@ -221,8 +221,8 @@ class WSGI:
     """A SyncGateway: the WSGI application `app` answers exchanges of the Responder role.
 
     `path`, `script_name` and `repeated_params` are those of `fulgate.cgi.repair`. `stderr` sends
-    tracebacks and `wsgi.errors` to the web server's log too (FCGI_STDERR). `multithread` and
-    `multiprocess` are what environ says of the server.
+    tracebacks and `wsgi.errors` to the web server's log too (FCGI_STDERR). `multithread`,
+    `multiprocess` and `run_once` are what environ says of the server.
 
     Beside PEP 3333's, environ has "wsgi.input_terminated" (True), "fulgate.params" (a function:
     the parameters in order, as they came), "fulgate.aborted" (a function: did the web server give
@@ -239,6 +239,7 @@ class WSGI:
         stderr: bool = False,
         multithread: bool = True,
         multiprocess: bool = False,
+        run_once: bool = False,
     ) -> None:
         self._app = app
         self._path = path
@@ -249,7 +250,7 @@ class WSGI:
             "wsgi.version": (1, 0),
             "wsgi.multithread": multithread,
             "wsgi.multiprocess": multiprocess,
-            "wsgi.run_once": False,
+            "wsgi.run_once": run_once,
             "wsgi.file_wrapper": FileWrapper,
             "wsgi.input_terminated": True,
         }
