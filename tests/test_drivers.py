@@ -214,7 +214,7 @@ def test_the_control_thread_leaves_the_poll_to_the_worker_that_comes_back(
     """Deadlines are its affair: were it left behind in the poll, nobody would keep them."""
     gate = Gate()
     served = make_server(gate, threads=1, body_wait=0.1)
-    for turn in range(20):
+    for turn in range(8):
         (held,) = gate.hold(served, 1)
         time.sleep(0.02)  # it rests in the poll
         gate.open.set()
@@ -226,6 +226,32 @@ def test_the_control_thread_leaves_the_poll_to_the_worker_that_comes_back(
             raw.expect()
             raw.send(head(f"/{turn}", **post(10)))
             assert raw.until(1, b"/").body == f"/{turn}".encode()
+
+
+def test_no_descriptor_is_closed_under_who_receives(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops the server receives on a connection, while the thread that writes to it gives up:
+    the number may be another connection's by then."""
+    received = Connection.received
+    open_still = list[bool]()
+
+    def slowly(connection: Connection) -> None:
+        if threading.current_thread() is stopper:
+            until(lambda: connection.closed, "the writer does not give up")
+            time.sleep(0.1)  # time for the writer to go on
+            open_still.append(connection.sock.fileno() >= 0)
+        received(connection)
+
+    served = make_server(lambda e, s: answer(s, bytes(9_000_000)), threads=1, send_timeout=0.3)
+    with ask(served) as raw:
+        raw.until(1, bytes(1000))
+        time.sleep(0.05)  # a few ticks: it is watched
+        monkeypatch.setattr(Connection, "received", slowly)
+        stopper = threading.Thread(target=served.stop)
+        stopper.start()
+        stopper.join(PATIENCE)
+    assert open_still == [True]
 
 
 def test_requests_that_wait_are_run_side_by_side(make_server: MakeServer) -> None:

@@ -90,7 +90,7 @@ def test_connections_beyond_the_limit_wait_in_the_backlog(make_server: MakeServe
 
 def test_a_place_that_falls_free_at_any_time_is_taken(make_server: MakeServer) -> None:
     served = make_server(hello, worker_connections=1, threads=2)
-    for _ in range(20):
+    for _ in range(10):
         clients = [Raw(served.address) for _ in range(3)]
         for raw in clients:
             raw.expect()
