@@ -15,12 +15,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from fulgate.config import Config
+from fulgate.drivers.inline import Inline
 from fulgate.drivers.stdio import Stdio
 from fulgate.drivers.threads import Threads
 from fulgate.endpoint import AllowedClients, bind_all
 from fulgate.exchange import Exchange, Limits, ServerProtocol
 from fulgate.gateways.wsgi import WSGI, Application
-from fulgate.listener import Listener
+from fulgate.listener import Listener, inherited_on_stdin
 from fulgate.logs import AccessLog, LogFile, Logs
 from fulgate.protocols.cgi import CGI
 from fulgate.protocols.fastcgi import FastCGI
@@ -41,8 +42,8 @@ class Server:
             print(server.endpoints)
 
     `config` defaults to `Config()`; `settings` override fields of it. `on_exposed` gets the
-    explanation when a socket can be reached by other machines, instead of a ConfigError. Raises
-    ConfigError.
+    explanation when a socket can be reached by other machines, instead of a ConfigError. `allowed`
+    is asked about each peer's address, after `allowed_clients`. Raises ConfigError.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Server:
         *,
         ended: Callable[[Exchange], None] | None = None,
         on_exposed: Callable[[str], object] | None = None,
+        allowed: Callable[[Any], bool] | None = None,
         environ: Mapping[str, str] = os.environ,
         **settings: Any,
     ) -> None:
         self.app = app
+        self._asked = allowed
         self.config = config = (config or Config()).replace(**settings)
         self.listeners: list[Listener] = []
         self._ended = ended
@@ -70,6 +73,7 @@ class Server:
             "FCGI_MAX_REQS": str(config.threads + config.queue),
             "FCGI_MPXS_CONNS": "0",
         }
+        self._multiprocess = False
         self._driver: Threads | None = None
         self._stopping = threading.Lock()
         self._stopped = False
@@ -84,6 +88,8 @@ class Server:
     def bind(self) -> None:
         """Bind the listening sockets. Raises ConfigError and BindError. `start` does it too."""
         if not self.listeners:
+            # Who starts a process with its listening socket there may start several.
+            self._multiprocess = inherited_on_stdin()
             self.listeners = bind_all(
                 self.config.bind,
                 backlog=self.config.backlog,
@@ -115,14 +121,31 @@ class Server:
         driver = Threads(
             self.listeners,
             self._make_protocol,
-            self._gateway(multithread=self.config.threads > 1),
+            self._gateway(multithread=self.config.threads > 1, multiprocess=self._multiprocess),
             self.config,
             ended=self._ended,
-            allowed=self._allows if self._allowed else None,
+            allowed=self._allows if self._allowed or self._asked else None,
         )
         _running.add(self)
         self._driver = driver
         driver.start()
+
+    def inline(self, connection: socket.socket | None = None) -> Inline:
+        """Give a driver that serves in the thread that calls its `run`, instead of `start`.
+
+        It serves the sockets that were bound, or only the accepted `connection`, which it owns.
+        """
+        driver = Inline(
+            self.listeners if connection is None else [],
+            self._make_protocol,
+            self._gateway(multithread=False),
+            self.config,
+            ended=self._ended,
+            allowed=self._allows if self._allowed or self._asked else None,
+        )
+        if connection is not None:
+            driver.adopt(connection)
+        return driver
 
     def _gateway(self, **environ: bool) -> WSGI:
         config = self.config
@@ -214,7 +237,9 @@ class Server:
         # FCGI_WEB_SERVER_ADDRS shuts other transports than TCP out (FastCGI 1.0, section 3.2).
         if self._only_tcp and not isinstance(peer, tuple):
             return False
-        return self._allowed.allows(peer)
+        if not self._allowed.allows(peer):
+            return False
+        return self._asked is None or self._asked(peer)
 
     def lose(self, parent: int) -> None:
         """In a forked child, where only the forking thread lives: let go of what the parent has.
