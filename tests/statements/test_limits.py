@@ -33,10 +33,11 @@ def narrow() -> Iterator[Fulgate]:
     [
         {"LONG": "v" * 2000},
         {"N" * 2000: "long"},
-        {"LONG": "v" * 20_000},
+        {"LONG": "v" * 60_000},
+        {"LONG": "v" * 1_000_000},
         {f"X{n}": "" for n in range(13)},
     ],
-    ids=["long value", "long name", "ten times too long", "too many"],
+    ids=["long value", "long name", "in one record", "in many records", "too many"],
 )
 def test_params_beyond_a_limit(narrow: Fulgate, params: dict[str, str]) -> None:
     with Raw(narrow.socket) as raw:
@@ -63,7 +64,7 @@ def test_params_without_an_end(narrow: Fulgate) -> None:
         raw.expect()
         raw.send(begin())
         with contextlib.suppress(ConnectionError):
-            for _ in range(2000):
+            for _ in range(6000):
                 raw.send(record(PARAMS, 1, pair(b"A", b"b" * 996)))
         assert raw.closed()
     still_serves(narrow)

@@ -48,8 +48,8 @@ OVERLOADED: Final = 2
 UNKNOWN_ROLE: Final = 3
 
 # A request whose PARAMS pass the limit is read to their end, so that it can be answered, but no
-# further than this many times the limit.
-PARAMS_PATIENCE: Final = 16
+# further than this many bytes behind the limit. Nothing of it is kept.
+PARAMS_PATIENCE: Final = 4 << 20
 
 # Below this, one joined buffer is cheaper than a list of buffers.
 JOIN_BELOW: Final = 32768
@@ -378,7 +378,7 @@ class FastCGI(ServerProtocol):
             exchange._params = []
         else:
             exchange._params_size += length
-        if exchange._params_size > limit * PARAMS_PATIENCE:
+        if exchange._params_size > limit + PARAMS_PATIENCE:
             raise exchange.refused
 
     def _body_length(self, exchange: FastCGIExchange, text: str) -> None:
