@@ -55,7 +55,7 @@ class Kqueue:
         deadline = None if timeout is None else time.monotonic() + timeout
         while most:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            events = self._wait(left)[:most]
+            events = self._wait(left, most)
             if events or left == 0:
                 return events
         return []
@@ -70,7 +70,7 @@ class Kqueue:
             os.fstat(change.ident)  # EBADF
             self._filters[key] = change
 
-    def _wait(self, left: float | None) -> list[Kevent]:
+    def _wait(self, left: float | None, most: int) -> list[Kevent]:
         masks: dict[int, int] = {self._wake: select.POLLIN}
         with self._lock:
             for (fd, kind), kevent in self._filters.items():
@@ -89,7 +89,7 @@ class Kqueue:
                 if fd == self._wake:
                     with contextlib.suppress(BlockingIOError):  # another thread was first
                         os.read(self._wake, 4096)
-                else:
+                elif len(events) + 2 <= most:  # what is left out stays as it is, to be told later
                     events += self._fired(fd, found)
         return events
 

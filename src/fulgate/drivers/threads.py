@@ -17,21 +17,21 @@ Nothing here exists before `start`: no thread, no poller. A fork in between lose
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter, sleep
-from typing import Any, Final
+from typing import Final
 
 from fulgate.config import Config
 from fulgate.drivers import poller as pollers
-from fulgate.drivers.connection import FOREVER, Connection, Task
-from fulgate.drivers.lead import HAND_ON_FOR, Sample, Waiting
-from fulgate.drivers.poller import READ, Poller
+from fulgate.drivers.acceptor import Acceptor, Allowed
+from fulgate.drivers.lead import HAND_ON_FOR, Waiting
+from fulgate.drivers.poller import Poller
+from fulgate.drivers.wire import FOREVER, Task, Wire
+from fulgate.drivers.worker import Worker
 from fulgate.errors import Aborted
 from fulgate.exchange import Exchange, ServerProtocol, SyncGateway
 
@@ -40,48 +40,9 @@ __all__ = ["Threads"]
 log = logging.getLogger("fulgate")
 
 TICK: Final = 0.005  # seconds; each tick asks for the GIL
-ACCEPTS_A_ROUND: Final = 64
-ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after the descriptors ran out
-OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ERROR_PAUSE: Final = 0.05  # seconds, so that an error that stays does not fill the log
 WAITED_LONG: Final = 0.1  # seconds in the queue, in which the client may have gone
 SCAN_PAUSE: Final = 0.02  # seconds at least between two looks at all deadlines
-
-Allowed = Callable[[Any], bool]  # of the peer's address, as `socket.accept` gives it
-
-
-class Worker:
-    """A thread that runs the application."""
-
-    def __init__(self) -> None:
-        self.parked = threading.Lock()  # released by whoever has something for it
-        self.parked.acquire()
-        self.task: Task | None = None
-        self.seen: Task | None = None  # the control thread's: the task at the last tick
-        self.requests = 0
-        self.polled = 0.0  # seconds in the poll
-        self.thread: threading.Thread | None = None
-        self._schedstat = -1
-
-    @property
-    def ident(self) -> int | None:
-        return self.thread.ident if self.thread else None
-
-    def sample(self) -> Sample | None:
-        """Give the thread's counters, or None where the kernel does not tell."""
-        try:
-            if self._schedstat < 0 and self.thread is not None:
-                path = f"/proc/self/task/{self.thread.native_id}/schedstat"
-                self._schedstat = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            cpu, queued, _ = os.pread(self._schedstat, 128, 0).split()
-        except (OSError, ValueError):
-            return None
-        return Sample(perf_counter(), int(cpu) / 1e9, int(queued) / 1e9, self.polled, self.requests)
-
-    def close(self) -> None:
-        if self._schedstat >= 0:
-            os.close(self._schedstat)
-            self._schedstat = -1
 
 
 class Threads:
@@ -103,14 +64,12 @@ class Threads:
     ) -> None:
         self.config = config
         self.pending: deque[Task] = deque()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, Wire] = {}
         self.stopping = False
         self.next_scan = FOREVER
-        self._listeners = {sock.fileno(): sock for sock in listeners}
-        self._make_protocol = make_protocol
         self._gateway = gateway
         self._ended = ended
-        self._allowed = allowed
+        self._acceptor = Acceptor(self, self.connections, listeners, make_protocol, allowed)
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # held while polling: the control thread may have to leave
         self._workers: list[Worker] = []
@@ -120,9 +79,6 @@ class Threads:
         self._resting = False  # the control thread has nothing to tick for
         self._over = False
         self._cut = False
-        self._accepting = True
-        self._accept_again = FOREVER
-        self._starved = False
         self._emptied = threading.Event()
 
     # ---------------------------------------------------------------- start and stop
@@ -132,9 +88,7 @@ class Threads:
         self.poller: Poller = pollers.make(self.config.poller)
         self._wake_control = threading.Lock()
         self._wake_control.acquire()
-        for fd, sock in self._listeners.items():
-            sock.setblocking(False)
-            self.poller.register(fd, READ)
+        self._acceptor.start()
         self._control_thread = threading.Thread(
             target=self._control, name="fulgate-control", daemon=True
         )
@@ -159,11 +113,7 @@ class Threads:
         """
         end = monotonic() + timeout
         self.stopping = True
-        for fd, sock in self._listeners.items():
-            with contextlib.suppress(OSError):
-                self.poller.unregister(fd)
-            self._accept(sock, self.config.backlog)  # whoever is in the queue was promised service
-            sock.close()
+        self._acceptor.stop()
         for connection in list(self.connections.values()):
             connection.drain()
         self._settle_pending()
@@ -189,7 +139,7 @@ class Threads:
         self.poller.close()
         for connection in list(self.connections.values()):
             connection.sock.close()
-        self.connections = {}
+        self.connections.clear()
 
     def _settle_pending(self) -> None:
         """`drain` may have queued requests; see that a thread takes them."""
@@ -321,10 +271,11 @@ class Threads:
             log.exception("an error in the server, after it served a request")
         me.requests += 1
         me.task = None
+        exchange.params = {}  # environ refers to the exchange: without the cycle both go at once
         if self.stopping:
             self._emptied.set()
 
-    def _after(self, connection: Connection, exchange: Exchange) -> None:
+    def _after(self, connection: Wire, exchange: Exchange) -> None:
         connection.flush()
         for function in exchange.after or ():
             try:
@@ -350,7 +301,7 @@ class Threads:
             try:
                 if connection is not None:
                     connection.ready(mask)
-                elif fd in self._listeners:
+                elif fd in self._acceptor.listeners:
                     # Later: a new connection may get the number of one that another thread closes
                     # now, and must not get its event.
                     accept.append(fd)
@@ -360,85 +311,14 @@ class Threads:
                 log.exception("an error in the server, while it handled a connection")
                 if connection is not None:
                     connection.abort()
-        for fd in accept:
-            try:
-                if not self.stopping:
-                    self._accept(self._listeners[fd], ACCEPTS_A_ROUND)
-            except Exception:
-                log.exception("an error in the server, while it accepted a connection")
-            finally:
-                self._listen([fd])
+        if accept:
+            self._acceptor.accept(accept)
 
-    def _accept(self, listener: socket.socket, most: int) -> None:
-        limit = self.config.worker_connections
-        for _ in range(most):
-            if len(self.connections) >= limit:
-                self._accepting = False
-                if len(self.connections) >= limit:
-                    return  # `forget` sees to it
-                self._accepting = True  # one has gone since, and could not know
-            try:
-                sock, peer = listener.accept()
-            except BlockingIOError:
-                if self._starved:
-                    self._starved = False
-                    log.info("accepting connections again")
-                return
-            except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS:
-                    self._starve(error)
-                    return
-                continue  # the peer gave up before we took its connection
-            try:
-                if self._allowed is None or self._allowed(peer):
-                    self._admit(listener, sock)
-                else:
-                    log.warning("refused a connection from %s, which is not allowed", peer)
-                    sock.close()
-            except OSError as error:
-                log.debug("a new connection failed: %s", error)
-                sock.close()
-
-    def _admit(self, listener: socket.socket, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(self, sock, self._make_protocol(listener))
-        self.connections[connection.fd] = connection
-        connection.received()
-
-    def _starve(self, error: OSError) -> None:
-        """No descriptor, or no memory, for another connection: pause, and say so once."""
-        self._accepting = False
-        self._accept_again = monotonic() + ACCEPT_PAUSE
-        self.alarm(self._accept_again)
-        if not self._starved:
-            self._starved = True
-            log.error("cannot accept connections for now: %s", error.strerror)
-
-    def _listen(self, fds: Iterable[int]) -> None:
-        if not self._accepting or self.stopping:
-            return
-        try:
-            for fd in fds:
-                self.poller.modify(fd, READ)
-        except OSError as error:
-            if not self.stopping:  # else it has been unregistered meanwhile
-                self._starve(error)
-
-    def _resume_accepting(self) -> None:
-        self._accept_again = FOREVER
-        self._accepting = True
-        self._listen(self._listeners)
-
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Wire) -> None:
         """A connection is about to close its descriptor."""
         if self.connections.get(connection.fd) is connection:
             del self.connections[connection.fd]
-        if not self._accepting:
-            # A descriptor is free, or a place is: the control thread lets new ones in.
-            self._accept_again = monotonic()
-            self.alarm(self._accept_again)
+        self._acceptor.one_left()
         if self.stopping:
             self._emptied.set()
 
@@ -480,16 +360,15 @@ class Threads:
                 now = monotonic()
                 leader = self._leader
                 busy = self._tick()
-                if self._leader is not leader or leader is None:
-                    waiting.forget()
-                elif busy and now >= inline_from:
+                if leader is not None and busy and now >= inline_from:
                     sample = leader.sample()
-                    pays = sample is not None and waiting.hand_on(sample)
-                    if pays != self._hand_on:
+                    pays = waiting.hand_on(sample) if sample is not None else False
+                    if pays is not None:
                         self._hand_on = pays
-                        waiting.forget()
                     if pays:
                         inline_from = now + HAND_ON_FOR
+                if self._leader is not leader or self._hand_on:
+                    waiting.forget()
                 if self.next_scan <= now and scan_after <= now:
                     scan_after = now + SCAN_PAUSE
                     self._scan(now)
@@ -543,9 +422,9 @@ class Threads:
     def _scan(self, now: float) -> None:
         """Act on the deadlines that have passed, and find the next one."""
         self.next_scan = FOREVER
-        if self._accept_again <= now:
-            self._resume_accepting()
-        nearest = self._accept_again
+        if self._acceptor.again <= now:
+            self._acceptor.resume()
+        nearest = self._acceptor.again
         for connection in list(self.connections.values()):
             if connection.deadline <= now:
                 connection.expire(now)

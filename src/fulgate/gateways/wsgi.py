@@ -282,14 +282,6 @@ class WSGI:
         except BaseException as error:  # SystemExit in an application does not end the server
             self._failed(exchange, carrier, error)
         errors.flush()
-        if exchange.after is None:
-            # These refer to the exchange, and it to them: without the cycle all is freed at once.
-            environ.pop("wsgi.input", None)
-            environ.pop("fulgate.params", None)
-            environ.pop("fulgate.aborted", None)
-            environ.pop("fulgate.after", None)
-            if self._stderr:
-                environ.pop("wsgi.errors", None)
 
     # What goes wrong
 
