@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.servers import PATH, RealServer, Running
+from tests.servers.apache import MODULES
 
 MISSING = pytest.StashKey[dict[str, set[str]]]()  # program: the tests that need it
+ROOT = "the rights of root"
 SERVERS = pytest.StashKey[list[RealServer]]()
 
 
@@ -27,6 +29,12 @@ def programs_of(item: pytest.Item) -> list[str]:
     return names
 
 
+def installed(name: str) -> bool:
+    if name.startswith("mod_"):
+        return (MODULES / f"{name}.so").exists()
+    return shutil.which(name, path=PATH) is not None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     missing: dict[str, set[str]] = collections.defaultdict(set)
     config.stash[MISSING] = missing
@@ -36,16 +44,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Note who lacks what, before options such as -m leave tests out."""
     for item in items:
+        if item.get_closest_marker("requires_root") and os.geteuid() != 0:
+            config.stash[MISSING][ROOT].add(item.nodeid)
         for name in programs_of(item):
-            if not shutil.which(name, path=PATH):
+            if not installed(name):
                 config.stash[MISSING][name].add(item.nodeid)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    missing = [name for name in programs_of(item) if name in item.config.stash[MISSING]]
+    missing = [name for name, tests in item.config.stash[MISSING].items() if item.nodeid in tests]
     if missing:
-        reason = "not installed: " + ", ".join(missing)
+        reason = "not there: " + ", ".join(missing)
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
@@ -56,7 +66,7 @@ def pytest_terminal_summary(
 ) -> None:
     missing = config.stash[MISSING]
     if missing:
-        terminalreporter.section("not installed, so these tests did not run", yellow=True)
+        terminalreporter.section("not there, so these tests did not run", yellow=True)
         for name, tests in sorted(missing.items()):
             terminalreporter.write_line(f"{name}: {len(tests)} tests")
 

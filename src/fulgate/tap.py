@@ -11,14 +11,11 @@ from fulgate import settings
 from fulgate.config import Setting
 from fulgate.config import settings as all_settings
 from fulgate.errors import ConfigError
-from fulgate.twisted import FastCGIService
+from fulgate.twisted import HOSTS, FastCGIService
 
 __all__ = ["Options", "makeService"]
 
-# What twistd does itself, with options of its own, or what has no meaning in it.
-TWISTD_DOES = frozenset(
-    ("http", "static", "error_logfile", "debug", "chdir", "user", "group", "umask", "pid")
-)
+NO_OPTIONS = frozenset((*HOSTS, "debug"))  # twistd has options of its own for these
 
 
 class Options(usage.Options):
@@ -26,8 +23,9 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Serve a WSGI application over FastCGI. Settings come from fulgate.toml, from [tool.fulgate]"
-        " in pyproject.toml, from the environment (FULGATE_...) and from these options."
+        "Serve a WSGI application over FastCGI. Settings come from fulgate.toml, from"
+        " [tool.fulgate] in pyproject.toml, from the environment (FULGATE_...) and from these"
+        " options."
     )
 
     def __init__(self) -> None:
@@ -47,19 +45,22 @@ class Options(usage.Options):
             self.settings = settings.load(self.given, file=self.file)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
+        for name, source in self.settings.sources.items():
+            if name in HOSTS and source != "default":
+                raise usage.UsageError(f"{source}: {name}: not under twistd: {HOSTS[name]}")
         if not self.settings.config.app:
             raise usage.UsageError("name the application: --app MODULE:ATTR")
 
 
-def _method(setting: Setting) -> Callable[..., None]:
-    if setting.type is bool:
+def _flag(setting: Setting, value: bool) -> Callable[..., None]:
+    def flag(self: Options) -> None:
+        self.given[setting.name] = value
 
-        def flag(self: Options) -> None:
-            self.given[setting.name] = True
+    flag.__doc__ = setting.help if value else f"Not --{setting.name}, whatever a file says."
+    return flag
 
-        flag.__doc__ = setting.help
-        return flag
 
+def _option(setting: Setting) -> Callable[..., None]:
     def option(self: Options, value: str) -> None:
         if setting.many:
             before = self.given.get(setting.name, ())
@@ -74,9 +75,13 @@ def _method(setting: Setting) -> Callable[..., None]:
 
 def _add_options() -> None:
     for setting in all_settings():
-        if setting.name in TWISTD_DOES:
+        if setting.name in NO_OPTIONS:
             continue
-        method = _method(setting)
+        if setting.type is bool:
+            setattr(Options, "opt_" + setting.name, _flag(setting, True))
+            setattr(Options, "opt_no_" + setting.name, _flag(setting, False))
+            continue
+        method = _option(setting)
         setattr(Options, "opt_" + setting.name, method)
         if setting.short:
             setattr(Options, "opt_" + setting.short.lstrip("-"), method)

@@ -8,24 +8,40 @@ it. So nothing here owns a thread before `startService`; sockets are bound in
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from fulgate.config import Config
+from fulgate.config import Config, settings
 from fulgate.endpoint import Endpoint
+from fulgate.errors import ConfigError
 from fulgate.gateways.wsgi import Application
-from fulgate.listener import inherited_on_stdin
+from fulgate.listener import inherited_on_stdin, systemd_sockets
 from fulgate.loader import load_app
+from fulgate.logs import AccessLog
+from fulgate.process import prepare
 from fulgate.serve import Server
 from fulgate.systemd import notify
+from fulgate.twisted_logs import AccessLines, log_as_before, log_to_twisted
 
-__all__ = ["FastCGIService"]
+__all__ = ["HOSTS", "FastCGIService"]
+
+log = logging.getLogger("fulgate")
+
+HOSTS = {
+    "chdir": "twistd's --rundir does that",
+    "user": "twistd's --uid does that, or the application's in a .tac file",
+    "group": "twistd's --gid does that, or the application's in a .tac file",
+    "umask": "twistd's --umask does that",
+    "pid": "twistd's --pidfile does that",
+    "error_logfile": "twistd's --logfile does that",
+    "http": "it is for `fulgate serve`",
+    "static": "it is for `fulgate serve`",
+}
+"""The settings that belong to the whole process, which is its host's, and what to do instead."""
 
 
 class FastCGIService(Service):
@@ -34,7 +50,10 @@ class FastCGIService(Service):
     `bind` are endpoints, as in `fulgate serve --bind`; `wsgi` is the application, or its name
     ("MODULE:ATTR"), which is then imported when the service starts: after the daemon's fork, and
     as the user that it becomes. `config` and `settings` are as for `fulgate.Server`. Raises
-    ConfigError; starting raises BindError and AppNotFound, which `twistd` shows in the terminal.
+    ConfigError, also for the settings in `HOSTS`. Starting raises BindError and AppNotFound, which
+    `twistd` shows in the terminal.
+
+    It stops by itself when the reactor does, also where it has no parent.
     """
 
     def __init__(
@@ -49,13 +68,16 @@ class FastCGIService(Service):
             config = config.replace(bind=bind)
         if wsgi and isinstance(wsgi, str):
             config = config.replace(app=wsgi)
-        self.config = config
+        check_hosted(config)
         self._wsgi = None if isinstance(wsgi, str) else wsgi
+        if self._wsgi is None and not config.app:
+            raise ConfigError("there is no application: give wsgi")
+        self.config = config.replace(bind=_inherit(config))
         self._server = self._new_server()
-        if _inherits(config):
-            # twistd puts /dev/null over the descriptors 0 to 2 when it daemonises, and systemd's
-            # variables name the process that it started: take the sockets now.
-            self._server.bind()
+        self._prepared = False
+        self._logging = False
+        self._trigger: Any = None  # what has the reactor stop it
+        self._stopping: list[Deferred[None]] = []
 
     @property
     def endpoints(self) -> list[str]:
@@ -63,123 +85,125 @@ class FastCGIService(Service):
         return self._server.endpoints
 
     def _new_server(self) -> Server:
-        return Server(self._wsgi or _not_loaded, self.config)
+        access = None
+        if self.config.access_logfile == "-":
+            access = AccessLog(AccessLines(), self.config.access_log_format)
+        return Server(self._wsgi or _not_loaded, self.config, ended=access)
+
+    def _bind(self) -> None:
+        if not self._prepared:
+            prepare(self.config)
+            self._prepared = True
+        self._server.bind()
 
     def privilegedStartService(self) -> None:
         """Bind the sockets, while the process may use ports below 1024."""
         super().privilegedStartService()
-        self._server.bind()
+        self._bind()
 
     def startService(self) -> None:
         """Load the application if it was given by name, and start the threads."""
-        if self._wsgi is None:
-            self._server.app = load_app(self.config.app, self.config.pythonpath)
-        _log_to_twisted()
         try:
+            self._bind()
+            if self._wsgi is None:
+                self._server.app = load_app(self.config.app, self.config.pythonpath)
+            log_to_twisted(self.config.log_level)
+            self._logging = True
             self._server.start()
         except BaseException:
-            _log_as_before()
+            self._server.stop(0)
+            self._server = self._new_server()
+            self._log_as_before()
             raise
         super().startService()
-        for endpoint in self._server.endpoints:
-            logging.getLogger("fulgate").info("serving FastCGI on %s", endpoint)
-        from twisted.internet import reactor
-
+        for endpoint in self.endpoints:
+            log.info("serving FastCGI on %s", endpoint)
+        reactor = _reactor()
+        self._trigger = reactor.addSystemEventTrigger("before", "shutdown", self._shutdown)
         reactor.callWhenRunning(notify, "READY=1")
+
+    def _shutdown(self) -> Deferred[None]:
+        self._trigger = None
+        notify("STOPPING=1")
+        return self.stopService()
 
     def stopService(self) -> Deferred[None]:
         """Stop as `Server.stop` does; the Deferred fires when all is over.
 
         The reactor runs on meanwhile, so that requests which need it can end.
         """
-        from twisted.internet import reactor
-
         super().stopService()
-        notify("STOPPING=1")
-        server, self._server = self._server, self._new_server()
+        reactor = _reactor()
+        if self._trigger is not None:
+            reactor.removeSystemEventTrigger(self._trigger)
+            self._trigger = None
         stopped: Deferred[None] = Deferred()
+        self._stopping.append(stopped)
+        if len(self._stopping) > 1:
+            return stopped
+        server, self._server = self._server, self._new_server()
 
         def stop() -> None:
-            # Not in the reactor's thread pool: the reactor waits for that one.
+            # Not in the reactor's thread pool: an application may have filled that.
             failure: Failure | None = None
             try:
                 server.stop()
             except BaseException:
                 failure = Failure()
-            reactor.callFromThread(end, failure)
+            reactor.callFromThread(self._end, failure)
 
-        def end(failure: Failure | None) -> None:
-            _log_as_before()
+        threading.Thread(target=stop, name="fulgate-stop", daemon=True).start()
+        return stopped
+
+    def _end(self, failure: Failure | None) -> None:
+        self._log_as_before()
+        waiting, self._stopping = self._stopping, []
+        for stopped in waiting:
             if failure is None:
                 stopped.callback(None)
             else:
                 stopped.errback(failure)
 
-        threading.Thread(target=stop, name="fulgate-stop", daemon=True).start()
-        return stopped
+    def _log_as_before(self) -> None:
+        if self._logging:
+            self._logging = False
+            log_as_before()
 
 
-def _inherits(config: Config) -> bool:
-    if not config.bind:
-        return inherited_on_stdin() or "LISTEN_FDS" in os.environ
-    return any(Endpoint.parse(text).kind in ("fd", "systemd") for text in config.bind)
+def _reactor() -> Any:
+    # Not before it is needed: importing it installs the default one.
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def check_hosted(config: Config) -> None:
+    """Raise ConfigError for a setting that is the host's to decide."""
+    for setting in settings():
+        if setting.name in HOSTS and getattr(config, setting.name) != setting.default:
+            raise ConfigError(f"{setting.name}: not under Twisted: {HOSTS[setting.name]}")
+
+
+def _inherit(config: Config) -> tuple[str, ...]:
+    """Take the sockets that are inherited, and give the endpoints with their new numbers.
+
+    twistd puts /dev/null over the descriptors 0 to 2 when it daemonises, and systemd's variables
+    name the process that it started.
+    """
+    endpoints = config.bind
+    if not endpoints and inherited_on_stdin():
+        endpoints = ("fd:0",)
+    elif not endpoints and systemd_sockets(take=False):
+        endpoints = ("systemd",)
+    found: list[str] = []
+    for text in endpoints:
+        endpoint = Endpoint.parse(text)
+        if endpoint.kind in ("fd", "systemd"):
+            found += [f"fd:{listener.detach()}" for listener in endpoint.bind(config.backlog)]
+        else:
+            found.append(text)
+    return tuple(found)
 
 
 def _not_loaded(environ: object, start_response: object) -> Any:
     raise RuntimeError("the service was started without an application")
-
-
-class _ToTwisted(logging.Handler):
-    """Hands records of the standard library's logging to twisted.logger."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            level = LogLevel.levelWithName(_level_name(record.levelno))
-            logger = Logger(namespace=record.name)
-            failure = None
-            if record.exc_info and record.exc_info[1] is not None:
-                kind, error, traceback = record.exc_info
-                failure = Failure(error, kind, traceback)
-            # The text is a value, and no format of its own: requests put braces into it.
-            logger.emit(
-                level,
-                "{text}\n{trace}" if failure else "{text}",
-                text=record.getMessage(),
-                trace=failure.getTraceback() if failure else "",
-            )
-        except Exception:
-            self.handleError(record)
-
-
-def _level_name(number: int) -> str:
-    for limit, name in ((50, "critical"), (40, "error"), (30, "warn"), (20, "info")):
-        if number >= limit:
-            return name
-    return "debug"
-
-
-# Several services in one process share the handler: it comes with the first and goes with the last.
-_users = 0
-_handler = _ToTwisted()
-
-
-def _log_to_twisted() -> None:
-    """Have `logging`, ours and the application's, end in twistd's log."""
-    global _users
-    _users += 1
-    if _users > 1:
-        return
-    root = logging.getLogger()
-    ours = logging.getLogger("fulgate")
-    if not ours.level:
-        ours.setLevel(logging.INFO)
-    # An application that has set its logging up keeps it.
-    (ours if root.handlers else root).addHandler(_handler)
-
-
-def _log_as_before() -> None:
-    global _users
-    _users -= 1
-    if not _users:
-        logging.getLogger().removeHandler(_handler)
-        logging.getLogger("fulgate").removeHandler(_handler)
