@@ -74,14 +74,19 @@ install_packages() {
 package_of() {
     case $1 in
     cc) echo gcc libc6-dev ;;
+    mod_fcgid) echo libapache2-mod-fcgid ;;
     *) echo "$1" ;;
     esac
 }
 
-# Debian appends PHP's version to the name of its binary.
+# Modules of Apache are no programs; Debian appends PHP's version to the name of its binary.
 has() {
     command -v "$1" >/dev/null 2>&1 && return 0
-    [ "$1" = php-fpm ] || return 1
+    case $1 in
+    mod_*) [ -e "/usr/lib/apache2/modules/$1.so" ]; return ;;
+    php-fpm) ;;
+    *) return 1 ;;
+    esac
     for binary in /usr/sbin/php-fpm*; do
         [ -x "$binary" ] && return 0
     done
