@@ -15,7 +15,7 @@ SETUP = sh scripts/setup.sh
 SOURCES = src tests $(wildcard bench docs scripts)
 
 # What the tests run for real; "cc" compiles the shim that makes system calls fail.
-PROGRAMS = nginx apache2 mod_fcgid lighttpd haproxy caddy php-fpm spawn-fcgi cc
+PROGRAMS = nginx apache2 mod_fcgid lighttpd haproxy caddy php-fpm spawn-fcgi cc curl
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:

@@ -15,6 +15,9 @@ import pytest
 from tests.servers import PATH, RealServer, Running
 from tests.servers.apache import MODULES
 
+# Before anybody imports it: its assertions are to tell what they saw.
+pytest.register_assert_rewrite("tests.driver_suite")
+
 MISSING = pytest.StashKey[dict[str, set[str]]]()  # program: the tests that need it
 ROOT = "the rights of root"
 SERVERS = pytest.StashKey[list[RealServer]]()

@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("tests.driver_suite")
-
-from fulgate import Server  # noqa: E402
-from fulgate.drivers import poller as pollers  # noqa: E402
-from fulgate.drivers.connection import Connection  # noqa: E402
-from tests.driver_suite import *  # noqa: E402, F403
-from tests.driver_suite.kit import (  # noqa: E402
+from fulgate import Server
+from fulgate.drivers import poller as pollers
+from fulgate.drivers.connection import Connection
+from tests.driver_suite import *  # noqa: F403
+from tests.driver_suite.kit import (
     END,
     TEXT,
     App,
@@ -33,8 +31,8 @@ from tests.driver_suite.kit import (  # noqa: E402
     hello,
     until,
 )
-from tests.kqueue import FakeSelect  # noqa: E402
-from tests.raw import PATIENCE, Raw, head, post  # noqa: E402
+from tests.kqueue import FakeSelect
+from tests.raw import PATIENCE, Raw, head, post
 
 
 class Running:
