@@ -392,3 +392,73 @@ def test_cgi_without_standard_error(account: Account, folder: Path) -> None:
             with connected:
                 connected.settimeout(PATIENCE)
                 assert connected.recv(100) == b""
+
+
+# No thread to be had
+
+LIMITED = """\
+import resource, sys
+from fulgate import serve
+from myapp import app
+
+resource.setrlimit(resource.RLIMIT_NPROC, ({limit}, {limit}))
+sys.exit(serve(app))
+"""
+
+
+@pytest.mark.requires_root
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_it_serves_with_the_threads_that_it_gets(
+    account: Account, folder: Path, limit: int
+) -> None:
+    script = account.script(LIMITED.format(limit=limit))
+    user = 54321  # with no other process, each thread of which would count
+    log = folder / "log"
+    with socket.create_server(("127.0.0.1", 0)) as server, log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(script)],
+            stdin=server.fileno(),
+            stdout=out,
+            stderr=out,
+            user=user,
+            group=user,
+            extra_groups=[],
+        )
+        try:
+            endpoint = f"tcp:127.0.0.1:{server.getsockname()[1]}"
+            assert said(call(endpoint, PARAMS, BODY).body)["length"] == len(BODY)
+            facts = said(call(endpoint, PARAMS).body)
+            assert call(endpoint, {**PARAMS, "PATH_INFO": "/raise"}).status == 500
+            idle = [socket.create_connection(server.getsockname()) for _ in range(20)]
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+            for one in idle:
+                one.close()
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+    ours = {name for name in facts["threads"] if name.startswith("fulgate-")}
+    if limit < 3:  # the process itself is one
+        assert not ours
+        assert facts["environ"]["wsgi.multithread"] is False
+        assert "serving in the main thread" in log.read_text()
+    else:
+        assert ours == {"fulgate-control", *[f"fulgate-{n + 1}" for n in range(limit - 2)]}
+        assert f"serving with {limit - 2} of 8 threads" in log.read_text()
+
+
+@pytest.mark.requires_server("apache2", "mod_fcgid")
+def test_mod_fcgid_where_no_thread_can_be_started(
+    account: Account, script: Path, running: Running
+) -> None:
+    account.script(LIMITED.format(limit=1))
+    (account.www / ".htaccess").write_text(HTACCESS)
+    apache = running(fcgid, account)
+    if _user_of(apache.pid) == 0:
+        pytest.fail("limits on processes do not hold for root")
+    for _ in range(3):
+        facts = said(request(apache.port, "/app.fcgi/x", "POST", BODY).body)
+        assert facts["length"] == len(BODY)
+        assert facts["threads"] == ["MainThread"]
+    apache.stop()
+    assert appears(account.ended / str(facts["pid"])) == "by itself"

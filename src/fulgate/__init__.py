@@ -12,6 +12,7 @@ from fulgate.errors import (
     ConfigError,
     FulgateError,
     LimitExceeded,
+    NoThreads,
     ProtocolError,
 )
 from fulgate.serve import Server, serve
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigError",
     "FulgateError",
     "LimitExceeded",
+    "NoThreads",
     "ProtocolError",
     "Server",
     "__version__",

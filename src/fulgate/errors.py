@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "FulgateError",
     "LimitExceeded",
+    "NoThreads",
     "ProtocolError",
 ]
 
@@ -58,5 +59,14 @@ class AppNotFound(FulgateError):
 
 class BindError(FulgateError):
     """A listening socket cannot be had. The process ends with exit status 3."""
+
+    exit_status = 3
+
+
+class NoThreads(FulgateError, RuntimeError):
+    """The system gives no thread to serve in. The process ends with exit status 3.
+
+    The listening sockets are as they were; `fulgate.serve` then serves in the main thread.
+    """
 
     exit_status = 3

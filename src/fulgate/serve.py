@@ -19,6 +19,7 @@ from fulgate.drivers.inline import Inline
 from fulgate.drivers.stdio import Stdio
 from fulgate.drivers.threads import Threads
 from fulgate.endpoint import AllowedClients, bind_all
+from fulgate.errors import NoThreads
 from fulgate.exchange import Exchange, Limits, ServerProtocol
 from fulgate.gateways.wsgi import WSGI, Application
 from fulgate.listener import Listener, inherited_on_stdin
@@ -100,20 +101,23 @@ class Server:
     def start(self) -> None:
         """Bind if need be, and start serving, in threads of its own. Does not block.
 
-        A server starts once. Raises RuntimeError the second time, ConfigError and BindError.
+        A server starts once. Raises RuntimeError the second time, ConfigError, BindError, and
+        NoThreads where the system gives none.
         """
+        self._check_new()
+        try:
+            self._start()
+        except BaseException:
+            self.stop(0)
+            raise
+
+    def _check_new(self) -> None:
         if self._driver is not None:
             raise RuntimeError("the server was started already")
         if self._lost:
             raise RuntimeError(self._lost)
         if self._stopped:
             raise RuntimeError("the server was stopped, and does not start again: make a new one")
-        try:
-            self._start()
-        except BaseException:
-            self._driver = None
-            self.stop(0)
-            raise
 
     def _start(self) -> None:
         self.bind()
@@ -128,7 +132,25 @@ class Server:
         )
         _running.add(self)
         self._driver = driver
-        driver.start()
+        try:
+            driver.start()
+        except BaseException:
+            self._driver = None
+            _running.discard(self)
+            raise
+
+    def _start_anyhow(self) -> Inline | None:
+        """Start; where the system gives no thread, give a driver for the calling thread instead."""
+        self._check_new()
+        try:
+            self._start()
+        except NoThreads as error:
+            log.warning("%s: serving in the main thread, one request at a time", error)
+            return self.inline()
+        except BaseException:
+            self.stop(0)
+            raise
+        return None
 
     def inline(self, connection: socket.socket | None = None) -> Inline:
         """Give a driver that serves in the thread that calls its `run`, instead of `start`.
@@ -138,7 +160,7 @@ class Server:
         driver = Inline(
             self.listeners if connection is None else [],
             self._make_protocol,
-            self._gateway(multithread=False),
+            self._gateway(multithread=False, multiprocess=self._multiprocess),
             self.config,
             ended=self._ended,
             allowed=self._allows if self._allowed or self._asked else None,
@@ -294,16 +316,22 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
     The first signal stops it gracefully, and the status is 0; a second one cuts what still runs,
     and the status is 128 and its number, as a shell has it. To be called in the main thread, since
     only there Python runs signal handlers; raises ValueError elsewhere, and what `start` raises.
+    Where the system gives no thread, the main thread serves.
     """
     arrived: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
+    inline: Inline | None = None
 
     def note(number: int, frame: FrameType | None) -> None:
         arrived.put(number)
+        if inline is not None:
+            _end(inline, arrived)
 
     before = {number: signal.signal(number, note) for number in stop_signals}
     try:
-        server.start()
+        inline = server._start_anyhow()
         notify("READY=1")
+        if inline is not None:
+            return _run_inline(server, inline, arrived)
         arrived.get()
         notify("STOPPING=1")
 
@@ -314,7 +342,12 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
                 arrived.put(0)
 
         stopper = threading.Thread(target=stop, name="fulgate-stop", daemon=True)
-        stopper.start()
+        try:
+            stopper.start()
+        except RuntimeError:  # no thread to be had: a second signal ends the process at once
+            for signal_number in before:
+                signal.signal(signal_number, signal.SIG_DFL)
+            stop()
         number = arrived.get()
         if number:
             server.cut()
@@ -324,6 +357,22 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
     finally:
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
+
+
+def _end(inline: Inline, arrived: SimpleQueue[int]) -> None:
+    if arrived.qsize() > 1:
+        inline.cut()
+    elif not arrived.empty():
+        inline.stop()
+
+
+def _run_inline(server: Server, inline: Inline, arrived: SimpleQueue[int]) -> int:
+    _end(inline, arrived)  # what arrived before there was a driver to tell
+    inline.run()
+    notify("STOPPING=1")
+    server.stop(0)
+    arrived.get()
+    return 0 if arrived.empty() else 128 + arrived.get()
 
 
 def serve(app: Application, *, bind: str | Iterable[str] = (), **settings: Any) -> int:

@@ -13,11 +13,12 @@ __all__ = ["had_standard", "open_standard_streams", "started_as_cgi", "take_stan
 
 
 def had_standard(fd: int) -> bool:
-    """Was descriptor 0, 1 or 2 open when the process began?
+    """Was the descriptor open when the process began, if it is 0, 1 or 2?
 
     If not, it may be anything by now: a socket of the application's has the lowest free number.
     """
-    return (sys.__stdin__, sys.__stdout__, sys.__stderr__)[fd] is not None
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    return fd > 2 or streams[fd] is not None
 
 
 def open_standard_streams() -> None:

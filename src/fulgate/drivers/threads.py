@@ -32,7 +32,7 @@ from fulgate.drivers.lead import HAND_ON_FOR, Waiting
 from fulgate.drivers.poller import Poller
 from fulgate.drivers.wire import FOREVER, Task, Wire
 from fulgate.drivers.worker import Worker
-from fulgate.errors import Aborted
+from fulgate.errors import Aborted, NoThreads
 from fulgate.exchange import Exchange, ServerProtocol, SyncGateway
 
 __all__ = ["Threads"]
@@ -84,26 +84,40 @@ class Threads:
     # ---------------------------------------------------------------- start and stop
 
     def start(self) -> None:
-        """Start polling and serving. The listening sockets are bound, and do not block."""
+        """Start polling and serving. The listening sockets are bound, and do not block.
+
+        Where the system gives fewer threads than are wanted, it serves with those; raises
+        NoThreads when that is not at least one, and the control thread.
+        """
         self.poller: Poller = pollers.make(self.config.poller)
         self._wake_control = threading.Lock()
         self._wake_control.acquire()
-        self._acceptor.start()
         self._control_thread = threading.Thread(
             target=self._control, name="fulgate-control", daemon=True
         )
         try:
+            self._start_threads()
+            self._acceptor.start()  # last, so that who connects is not lost when this fails
+        except BaseException:
+            self._end_threads(monotonic() + 5.0)
+            raise
+
+    def _start_threads(self) -> None:
+        wanted = self.config.threads
+        try:
             self._control_thread.start()
-            for number in range(self.config.threads):
+            for number in range(wanted):
                 worker = Worker()
                 worker.thread = threading.Thread(
                     target=self._work, args=(worker,), name=f"fulgate-{number + 1}", daemon=True
                 )
                 self._workers.append(worker)
                 worker.thread.start()
-        except BaseException:  # the system gives no more threads
-            self._end_threads(monotonic() + 5.0)
-            raise
+        except RuntimeError as error:  # "can't start new thread": RLIMIT_NPROC, a cgroup, memory
+            if len(self._workers) < 2:
+                raise NoThreads(str(error)) from error
+            del self._workers[-1]
+            log.warning("%s: serving with %d of %d threads", error, len(self._workers), wanted)
 
     def stop(self, timeout: float) -> bool:
         """Stop accepting, let requests end for up to `timeout` seconds, then cut what is left.
