@@ -109,31 +109,47 @@ def test_an_abort_while_the_application_reads(make_server: MakeServer, how: str)
 
 @pytest.mark.statement("17")
 def test_a_request_right_behind_an_abort_is_served(make_server: MakeServer) -> None:
-    reading, go = Flag(), Flag()
+    reading = [Flag() for _ in range(10)]
+    go = [Flag() for _ in range(10)]
 
     def app(environ: Environ, start: Start) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "POST":
-            return answer(start)
-        reading.set()
-        try:
-            environ["wsgi.input"].read()
-        except Aborted:
-            go.come()  # an application that does not care
+        if environ["REQUEST_METHOD"] == "POST":
+            turn = int(environ["QUERY_STRING"])
+            reading[turn].set()
+            try:
+                environ["wsgi.input"].read()
+            except Aborted:
+                go[turn].come()  # an application that does not care
         return answer(start)
 
     served = make_server(app, threads=2)
     with Raw(served.address) as raw:
-        for _ in range(10):
-            reading.clear()
-            go.clear()
+        for turn in range(10):
             raw.expect()
-            raw.send(head(**post(100_000)))
-            reading.come()
-            raw.send(record(ABORT_REQUEST, 1), head(id=2), record(STDIN, 2))
+            raw.send(head(query=str(turn), **post(100_000)))
+            reading[turn].come()
             raw.expect(2)
+            raw.send(record(ABORT_REQUEST, 1), head(id=2), record(STDIN, 2))
             raw.answer(1)
             assert raw.answer(2).body == b"ok\n"
-            go.set()
+            go[turn].set()
+
+
+@pytest.mark.statement("15")
+def test_a_request_and_its_abort_in_one_piece(make_server: MakeServer) -> None:
+    gate = Gate()
+    served = make_server(gate)
+    with Raw(served.address) as raw:
+        for data in (head() + END, head(**post(10)), head("/wait", **post(100_000))):
+            raw.expect()
+            raw.send(data + record(ABORT_REQUEST, 1))
+            assert not raw.answer().stdout
+            assert raw.request("/next").body == b"/next"
+        raw.expect()
+        raw.send(head(keep=False), END, record(ABORT_REQUEST, 1))
+        assert not raw.answer().stdout
+        assert raw.closed()
+    assert set(gate.paths) == {"/next"}
 
 
 def test_the_end_of_an_abort_comes_before_the_next_answer(make_server: MakeServer) -> None:

@@ -219,7 +219,8 @@ class Wire(Carrier):
         for exchange in moved:
             if self.closed:
                 return  # `_close` has seen to them
-            if self.running is None and exchange.refused is None and exchange.complete:
+            plain = exchange.complete and exchange.refused is None and not exchange.aborted
+            if plain and self.running is None:
                 self._start(exchange, monotonic())
             else:
                 self._moved(exchange)
