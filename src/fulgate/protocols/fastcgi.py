@@ -60,6 +60,16 @@ STDOUT_CHUNK: Final = 65528
 ROLES: Final = {role.value: role for role in Role}
 RESPONDER_ONLY: Final = frozenset({Role.RESPONDER})
 
+# A request without a body in one piece: BEGIN_REQUEST and the header of PARAMS, then the content,
+# then two empty records. Version and type are read as one number, and so are length and padding.
+WHOLE_BEGIN: Final = 24
+WHOLE_END: Final = 16
+BEGIN_OF: Final = VERSION_1 << 8 | BEGIN_REQUEST
+PARAMS_OF: Final = VERSION_1 << 24 | PARAMS << 16  # | the id
+STDIN_OF: Final = VERSION_1 << 24 | STDIN << 16  # | the id
+
+_read_whole_begin = struct.Struct(">HHIHB5xIHBx").unpack_from
+_whole_end = struct.Struct(">IIII").pack
 _header = struct.Struct(">BBHHBx").pack
 _read_header = struct.Struct(">BBHHBx").unpack_from
 _end_request = struct.Struct(">BBHHBxIB3x").pack
@@ -286,6 +296,10 @@ class FastCGI(ServerProtocol):
             data = b"".join(self._parts)
             self._parts = []
             self._have = 0
+        elif not self._active:
+            exchange = self._whole(data)
+            if exchange is not None:
+                return [exchange]
         moved: list[Exchange] = []
         active = self._active
         pos = 0
@@ -340,6 +354,34 @@ class FastCGI(ServerProtocol):
             self.closing = True
 
     # What feed does less often than for every record.
+
+    def _whole(self, data: bytes) -> FastCGIExchange | None:
+        """Read one request without a body, if that is just what `data` is.
+
+        Web servers send a GET so, in one segment: BEGIN_REQUEST, PARAMS in one record, and the
+        ends of PARAMS and of STDIN. What is not so, or not in order, is left to `feed`.
+        """
+        end = len(data) - WHOLE_END
+        if end < WHOLE_BEGIN:
+            return None
+        begin, id, begin_size, role, flags, params, length, padding = _read_whole_begin(data)
+        if (
+            begin != BEGIN_OF
+            or begin_size != 8 << 16
+            or params != PARAMS_OF | id
+            or WHOLE_BEGIN + length + padding != end
+            or data[end:] != _whole_end(PARAMS_OF | id, 0, STDIN_OF | id, 0)
+            or role != Role.RESPONDER
+            or not (id and length)
+            or 0 < self._limits.params_size < length
+        ):
+            return None
+        exchange = FastCGIExchange(id, Role.RESPONDER, flags & KEEP_CONN != 0, self)
+        exchange._params.append(data[WHOLE_BEGIN : WHOLE_BEGIN + length])
+        self._active[id] = exchange
+        self._params(exchange, b"", [])
+        exchange.stdin_ended = True
+        return exchange
 
     def _params(self, exchange: FastCGIExchange, content: bytes, moved: list[Exchange]) -> None:
         """Take a PARAMS record that ends the stream, or one that is too much."""
