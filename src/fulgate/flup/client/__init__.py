@@ -1,0 +1,1 @@
+"""flup.client: WSGI applications that stand for an application elsewhere."""
