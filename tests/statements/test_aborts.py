@@ -82,6 +82,22 @@ def test_abort_while_the_application_writes(served: Fulgate, tmp_path: Path) -> 
         assert raw.request().body == b"Hello, world!\n"
 
 
+@statement("16")
+@pytest.mark.parametrize("keep", [True, False])
+def test_abort_of_an_answer_that_is_not_read(served: Fulgate, keep: bool) -> None:
+    """What was written before the abort still comes, the rest does not, and then END_REQUEST."""
+    with Raw(served.socket) as raw:
+        raw.expect()
+        raw.send(head("/sized", "size=50000000", keep=keep), record(STDIN, 1))
+        raw.until(1, b"\r\n\r\n")
+        raw.send(record(ABORT_REQUEST, 1))
+        assert len(raw.answer().body) < 50_000_000
+        if keep:
+            assert raw.request().body == b"Hello, world!\n"
+        else:
+            assert raw.closed()
+
+
 @statement("17")
 @pytest.mark.parametrize("keep", [True, False])
 def test_abort_while_the_application_reads(served: Fulgate, keep: bool, tmp_path: Path) -> None:
@@ -178,3 +194,16 @@ def test_unknown_roles(served: Fulgate, role: int) -> None:
         raw.send(begin(role=role, keep=False))
         assert raw.answer().protocol_status == UNKNOWN_ROLE
         assert raw.closed()
+
+
+@statement("20")
+def test_unknown_role_behind_replies_that_are_not_read(served: Fulgate) -> None:
+    """The refusal waits with them to be sent, and the end of the connection behind it."""
+    with Raw(served.socket) as raw:
+        raw.expect()
+        raw.send(record(99, 0) * 20_000, begin(role=3, keep=False))
+        for _ in range(10):  # in the meantime it reads all that
+            still_serves(served)
+        assert raw.answer().protocol_status == UNKNOWN_ROLE
+        assert raw.closed()
+        assert len(raw.reader.management) == 20_000
