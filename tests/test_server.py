@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import fulgate
-from fulgate import BindError, Config, ConfigError, Server
+from fulgate import BindError, Config, ConfigError, NoThreads, Server
 from fulgate.serve import run
 from tests.driver_suite.kit import Environ, Flag, Gate, Start, answer, hello, until
-from tests.model import STDIN
+from tests.model import ABORT_REQUEST, STDIN
 from tests.processes import python
 from tests.raw import Raw, head, record
 
@@ -108,7 +108,7 @@ def test_stop_without_start() -> None:
         Raw(address(endpoint))
 
 
-def test_a_start_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_fails_leaves_nothing(folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     path = folder / "sock"
     with pytest.raises(ConfigError, match="no poller"):
@@ -117,20 +117,42 @@ def test_a_start_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="access"):
         Server(hello, bind=(f"unix:{path}",), access_logfile=str(folder / "no" / "access")).start()
     assert not path.exists()
+    assert threads() == set()
+    assert len(os.listdir("/proc/self/fd")) == before
 
+
+def scarce(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """Have the system give no thread of this name."""
     start = threading.Thread.start
 
-    def scarce(thread: threading.Thread) -> None:
-        if thread.name == "fulgate-3":
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == first:
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", scarce)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        Server(hello, bind=(f"unix:{path}",), threads=4).start()
-    assert not path.exists()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.parametrize("first", ["fulgate-control", "fulgate-1"])
+def test_without_any_thread_it_does_not_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    scarce(monkeypatch, first)
+    with pytest.raises(NoThreads):
+        Server(hello, bind=(f"unix:{folder}/sock",)).start()
+    assert not (folder / "sock").exists()
     assert threads() == set()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_with_few_threads_it_serves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scarce(monkeypatch, "fulgate-3")
+    with Server(hello, bind=(f"unix:{folder}/sock",), threads=8):
+        assert threads() == {"fulgate-1", "fulgate-2", "fulgate-control"}
+        with Raw(folder / "sock") as raw:
+            assert raw.request().body == b"hello\n"
+    assert threads() == set()
 
 
 def test_a_socket_that_cannot_be_had(folder: Path) -> None:
@@ -196,27 +218,31 @@ def test_the_access_log_has_a_line_for_each_request(folder: Path) -> None:
         bind=(f"unix:{folder}/sock",),
         access_logfile=str(path),
         threads=1,
-        queue=0,
+        queue=1,
         limit_request_body=10,
     ) as server:
         with Raw(folder / "sock") as raw, Raw(folder / "sock") as held:
             raw.request("/one")
             raw.request("/large", CONTENT_LENGTH="11", REQUEST_METHOD="POST")
             held.expect()
-            held.socket.sendall(whole("/wait"))
+            held.send(whole("/wait"))
             until(lambda: gate.inside, "it did not start")
-            with Raw(folder / "sock") as shed:
+            with Raw(folder / "sock") as queued, Raw(folder / "sock") as shed:
+                queued.expect()
+                queued.send(whole("/queued"))
+                queued.values(b"FCGI_MPXS_CONNS")
                 assert shed.request("/shed").status.startswith("503")
-            held.socket.close()
+                held.send(record(ABORT_REQUEST, 1))
+                assert queued.answer().body == b"/queued"
         server.stop()
-    lines = [
-        re.findall(r'"\w+ (/\w+) [^"]*" (\S+)', line) for line in path.read_text().splitlines()
+    found = re.findall(r'"\w+ (/\w+) [^"]*" (\S+) .* (\S+)\n', path.read_text())
+    assert sorted(found) == [
+        ("/large", "413", "refused"),
+        ("/one", "200", "ok"),
+        ("/queued", "200", "ok"),
+        ("/shed", "503", "ok"),
+        ("/wait", "200", "aborted"),
     ]
-    assert lines[0] == [("/one", "200")]
-    assert lines[1] == [("/large", "413")]
-    assert lines[2] == [("/shed", "503")]
-    assert lines[3][0][0] == "/wait"
-    assert len(lines) == 4
 
 
 def whole(path: str) -> bytes:

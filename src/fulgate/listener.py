@@ -259,8 +259,13 @@ def adopt(fd: int) -> Listener:
 def _is_listening(fd: int) -> bool:
     """FastCGI 1.0, section 2.2: getpeername gives ENOTCONN. The rest tells a stray socket apart."""
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        copy = os.dup(fd)
     except OSError:
+        return False
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
         return False
     with sock:
         try:
