@@ -328,8 +328,8 @@ class Inline:
     ) -> None:
         """Serve until `stop`; without listeners, until the last connection is closed.
 
-        `until` is a socket: once it can be read, this process is to retire. `periodic` is called
-        at least every `interval` seconds while nothing runs.
+        `until` is a socket, whose end has this process retire, and on which a byte stops it.
+        `periodic` is called at least every `interval` seconds while nothing runs.
         """
         reader, self._wake = socket.socketpair()
         try:
@@ -388,7 +388,7 @@ class Inline:
     ) -> None:
         poller = select.poll()  # no descriptor of its own, which a fork would share
         poller.register(reader.fileno(), select.POLLIN)
-        if until is not None and not self._retire:
+        if until is not None and not self._stop:
             poller.register(until.fileno(), select.POLLIN)
         room = len(self.connections) < self.config.worker_connections
         if room and not self.stopping and self._accept_again <= monotonic():
@@ -407,7 +407,7 @@ class Inline:
                 with contextlib.suppress(BlockingIOError):
                     reader.recv(4096)
             elif until is not None and fd == until.fileno():
-                self._retire = self._stop = True
+                self._told(until)
         for sock in accept:
             # One at a time: what this process cannot serve now, another one may take.
             if not self._stop and (connection := self._accept(sock)) is not None:
@@ -416,6 +416,16 @@ class Inline:
         for connection in list(self.connections.values()):
             if connection.deadline <= now or self._stop_at <= now:
                 self._answer(connection, connection.expire())
+
+    def _told(self, until: socket.socket) -> None:
+        try:
+            everything_ends = until.recv(1) != b""
+        except BlockingIOError:
+            return
+        except OSError:
+            everything_ends = False
+        self._stop = True
+        self._retire = self._retire or not everything_ends
 
     def _accept(self, listener: socket.socket) -> InlineConnection | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 from types import FrameType
@@ -72,6 +73,11 @@ class WSGIServer(BaseFCGIServer, PreforkServer):
                 return PreforkServer.run(self, sock)
             finally:
                 self._cleanupSocket(sock)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        if self._bindAddress is not None:  # else others may listen on it too
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def _child(self, sock: socket.socket, parent: socket.socket) -> None:
         if self._jobClass not in (Connection, MultiplexedConnection):

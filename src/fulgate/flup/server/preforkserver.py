@@ -24,6 +24,8 @@ log = logging.getLogger("fulgate")
 
 BUSY = b"\x00"  # from a child: a request has begun
 FREE = b"\xff"  # and ended
+ALL_END = b"\x01"  # to a child: not only it ends, but the server
+DRAIN_PATIENCE = 1.0  # seconds for children that are free to take who is in the queue
 END_PATIENCE = 30.0  # seconds for requests to end, at a stop, before SIGKILL
 TOO_SOON = 1.0  # seconds; children that fail sooner are not replaced faster than that
 
@@ -39,11 +41,12 @@ class Child:
         self.closed = False  # its end of the control socket
         self.born = time.monotonic()
 
-    def leave(self) -> None:
-        """Have it end, once its request has."""
+    def leave(self, last: bytes = b"") -> None:
+        """Have it end, once its request has. `last` tells it that all of them do."""
         self.leaving = True
-        self.avail = False
         with contextlib.suppress(OSError):
+            if last:
+                self.control.send(last)
             self.control.shutdown(socket.SHUT_WR)
 
 
@@ -99,7 +102,7 @@ class PreforkServer(Running):
                     self._reap()
                     self._mainloopPeriodic()
             finally:
-                self._end_children(reader)
+                self._end_children(reader, sock)
             return self._hupReceived
 
     # ---------------------------------------------------------------- the parent
@@ -145,7 +148,7 @@ class PreforkServer(Running):
             except OSError:
                 states = b""
             if states:
-                child.avail = states[-1:] == FREE and not child.leaving
+                child.avail = states[-1:] == FREE
             else:
                 child.closed = True
                 child.avail = False
@@ -171,13 +174,20 @@ class PreforkServer(Running):
         for child in list(self._children.values()):
             self._bury(child, os.WNOHANG)
 
-    def _end_children(self, reader: socket.socket) -> None:
+    def _end_children(self, reader: socket.socket, sock: socket.socket) -> None:
         """Let requests end for a while, then kill."""
         for child in self._children.values():
-            child.leave()
+            child.leave(ALL_END)
         self._onCut = self._kill_children
-        deadline = time.monotonic() + END_PATIENCE
+        begun = time.monotonic()
+        deadline = begun + END_PATIENCE
+        refusing = False
         while self._children and time.monotonic() < deadline:
+            # Children that are free take whoever is in the queue. From then on nobody would.
+            busy = not any(child.avail for child in self._children.values())
+            if not refusing and (busy or time.monotonic() - begun > DRAIN_PATIENCE):
+                refusing = True
+                self._refuse(sock)
             self._watch(reader, min(0.5, max(0.0, deadline - time.monotonic())))
             self._reap()
         if self._children:
@@ -185,6 +195,9 @@ class PreforkServer(Running):
             self._kill_children()
         for child in list(self._children.values()):
             self._bury(child, 0)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        """To be overridden: have new clients refused while the last requests end."""
 
     def _kill_children(self) -> None:
         for pid in list(self._children):
