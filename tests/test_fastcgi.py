@@ -27,6 +27,7 @@ from tests.fuzz.conversations import (
 from tests.fuzz.fed import NO_LIMITS, VALUES, Fed, complete, writes
 from tests.model import (
     ABORT_REQUEST,
+    BEGIN_REQUEST,
     DATA,
     END_REQUEST,
     GET_VALUES,
@@ -35,6 +36,7 @@ from tests.model import (
     STDERR,
     STDIN,
     STDOUT,
+    UNKNOWN_ROLE,
     UNKNOWN_TYPE,
     Broken,
     Record,
@@ -139,6 +141,44 @@ def test_reads_what_the_model_reads(segments: Segments, cut: Cut, multiplex: boo
 @given(disordered() | damaged(), cuts(), st.booleans())
 def test_is_as_strict_as_the_model(segments: Segments, cut: Cut, multiplex: bool) -> None:
     agree(segments, cut, multiplex)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(texts, texts), max_size=4),
+    st.sampled_from([1, 1, 256, 65535, 0]),
+    st.sampled_from([1, 1, 1, 2, 256]),
+    st.sampled_from([0, 1, 254, 255]),
+    st.sampled_from([0, 0, 5, 255]),
+    st.none() | st.tuples(st.integers(0, 400), st.integers(0, 255)),
+)
+def test_a_request_without_a_body_in_one_piece(
+    some: list[tuple[bytes, bytes]],
+    id: int,
+    role: int,
+    flags: int,
+    padding: int,
+    wrong: tuple[int, int] | None,
+) -> None:
+    """This is how web servers send a GET, and it is read by a way of its own."""
+    block = b"".join([pair(*one) for one in some])
+    data = bytearray(
+        record(BEGIN_REQUEST, id, bytes([role >> 8, role & 255, flags, 1, 2, 3, 4, 5]))
+    )
+    data += record(PARAMS, id, block, padding) + record(PARAMS, id) + record(STDIN, id)
+    if wrong is not None and wrong[0] < len(data):
+        # Count from both ends, where the headers are.
+        data[wrong[0] // 2 * (-1) ** wrong[0]] = wrong[1]
+    agree([bytes(data), complete(), bytes(data)], whole, multiplex=False)
+
+
+def test_roles_are_looked_at_in_a_request_in_one_piece() -> None:
+    protocol = FastCGI(NO_LIMITS, VALUES, roles=frozenset({Role.AUTHORIZER}))
+    data = begin() + stream(PARAMS, 1, pair(b"A", b"1")) + record(STDIN, 1)
+    assert protocol.feed(data) == []
+    assert b"".join(protocol.out) == record(
+        END_REQUEST, 1, bytes([0, 0, 0, 0, UNKNOWN_ROLE, 0, 0, 0])
+    )
 
 
 @settings(max_examples=200, deadline=None)

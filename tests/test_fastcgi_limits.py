@@ -100,6 +100,26 @@ def test_params_that_do_not_end(cut_at: int) -> None:
 
 
 @pytest.mark.statement("R5")
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=12),
+    st.sampled_from(["", "10", "11"]),
+)
+def test_limits_of_a_request_without_a_body(some: list[tuple[bytes, bytes]], length: str) -> None:
+    """In one piece or not, it is refused for the same."""
+    some.append((b"CONTENT_LENGTH", length.encode()))
+    block = b"".join([pair(*one) for one in some])
+    data = begin() + stream(PARAMS, 1, block) + record(STDIN, 1)
+    for limits in (Limits(params_size=80, params=8, body=10), Limits(0, 0, 0)):
+        ways = [limited(limits, data, way) for way in (whole, byte_by_byte)]
+        one, other = [
+            (str(way.refused), way.params, way.keep, way.complete, way.raw, way.content_length)
+            for way in ways
+        ]
+        assert one == other
+
+
+@pytest.mark.statement("R5")
 @pytest.mark.parametrize("more", [0, 1])
 def test_where_the_limits_are(more: int) -> None:
     count = begin() + stream(PARAMS, 1, b"\0\0" * (10 + more))

@@ -271,6 +271,7 @@ class FastCGI(ServerProtocol):
         self._limits = limits
         self._values = values
         self._roles = roles
+        self._responder = Role.RESPONDER in roles
         self._multiplex = multiplex
         self._active: dict[int, FastCGIExchange] = {}
         # An incomplete record: its pieces, their length, and the length worth looking at it again.
@@ -296,7 +297,7 @@ class FastCGI(ServerProtocol):
             data = b"".join(self._parts)
             self._parts = []
             self._have = 0
-        elif not self._active:
+        elif self._responder and not self._active:
             exchange = self._whole(data)
             if exchange is not None:
                 return [exchange]
