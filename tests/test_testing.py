@@ -168,9 +168,7 @@ def test_abort_while_reading() -> None:
         return []
 
     raised: list[ConnectionError] = []
-    assert call(app, body=b"x", abort_after=0) == Result(
-        "", [], b"", [], "", 0, True, environ=call(app, body=b"x", abort_after=0).environ
-    )
+    assert call(app, body=b"x", abort_after=0) == Result("", [], b"", [], "", 0, True, environ={})
     assert len(raised) == 2
 
 

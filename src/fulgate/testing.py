@@ -38,7 +38,7 @@ class Result:
     errors: str  # what went to the web server's log (FCGI_STDERR)
     app_status: int  # of END_REQUEST
     broken: bool  # the answer began, but was not ended
-    environ: dict[str, object] = field(repr=False)  # as the application left it
+    environ: dict[str, object] = field(repr=False, compare=False)  # as the application left it
 
     @property
     def code(self) -> int:
