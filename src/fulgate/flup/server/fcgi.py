@@ -7,14 +7,14 @@ import socket
 from typing import Any
 
 from fulgate.config import Config
-from fulgate.flup.server import threadpool
 from fulgate.flup.server.fcgi_base import (
     FCGI_RESPONDER,
     BaseFCGIServer,
     Connection,
     MultiplexedConnection,
 )
-from fulgate.flup.server.threadedserver import ThreadedServer
+from fulgate.flup.server.threadedserver import OWN_RUN, ThreadedServer
+from fulgate.flup.server.threadpool import OWN_POOL
 from fulgate.serve import Server
 
 __all__ = ["WSGIServer"]
@@ -23,8 +23,6 @@ log = logging.getLogger("fulgate")
 
 MOST_THREADS = 256
 SOME_THREADS = 64  # where nothing is said
-
-_run = ThreadedServer.run
 
 
 class WSGIServer(BaseFCGIServer, ThreadedServer):
@@ -95,7 +93,7 @@ class WSGIServer(BaseFCGIServer, ThreadedServer):
         """Have `run` return, once the requests that run have ended. Does not wait for that."""
         ThreadedServer.shutdown(self)
         sock = self._listening
-        if ThreadedServer.run is not _run and sock is not None and self._bindAddress is not None:
+        if ThreadedServer.run is not OWN_RUN and sock is not None and self._bindAddress is not None:
             # Whatever the program's own loop looks at, this ends it.
             try:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -104,6 +102,6 @@ class WSGIServer(BaseFCGIServer, ThreadedServer):
 
     def _asServer(self, sock: socket.socket) -> Server | None:
         ours = (Connection, MultiplexedConnection)
-        if type(self._threadPool) is not threadpool.ThreadPool or self._jobClass not in ours:
+        if type(self._threadPool) is not OWN_POOL or self._jobClass not in ours:
             return None
         return self._newServer(sock, max(1, self._threads) if self.multithreaded else 1)

@@ -71,3 +71,7 @@ class ThreadedServer(Running):
     def _stop(self, server: Server) -> None:
         server.stop()
         self._rouse()
+
+
+# Programs replace the method, and may do so before anything else is imported.
+OWN_RUN = ThreadedServer.run

@@ -102,3 +102,7 @@ class ThreadPool:
                     self._threads.remove(threading.current_thread())
                     return
                 self._idleCount += 1
+
+
+# Programs replace the class in this module, and may do so before anything else is imported.
+OWN_POOL = ThreadPool
