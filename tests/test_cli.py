@@ -44,7 +44,7 @@ def test_version_and_help(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "name a command: serve, check or completion; see fulgate --help"),
+        ([], "name a command: serve, check, migrate, doctor or completion; see fulgate --help"),
         (["serve"], "name the application: fulgate serve MODULE:ATTR, or app in fulgate.toml or in"
          " [tool.fulgate] of pyproject.toml"),
         (["serve", "hello:app", "--threads", "x"], "--threads: 'x' is not a whole number"),

@@ -139,7 +139,8 @@ def _params() -> list[click.Parameter]:
 def cli(ctx: click.Context) -> None:
     """Serve a Python web application to a web server over FastCGI."""
     if ctx.invoked_subcommand is None:
-        raise click.UsageError("name a command: serve, check or completion; see fulgate --help")
+        names = "serve, check, migrate, doctor or completion"
+        raise click.UsageError(f"name a command: {names}; see fulgate --help")
 
 
 @cli.command("serve", cls=_Command, params=_params())
@@ -191,6 +192,20 @@ def check(found: Settings, print_config: bool) -> int:
     load_app(config.app, config.pythonpath)
     click.echo(f"fulgate: the configuration is good, and {config.app} loads", err=True)
     return 0
+
+
+@cli.command("migrate")
+@click.argument("file", type=click.Path())
+@click.option("--write", is_flag=True, help="Rewrite the file, and keep what it was as FILE.bak.")
+def migrate(file: str, write: bool) -> int:
+    """Rewrite a program made for flup, and show the difference.
+
+    The exit status is 0 when there is nothing to change, 1 when there is, and 4 when something is
+    left that has no translation: it is named, with its line.
+    """
+    from fulgate.migrate import command
+
+    return command(file, write)
 
 
 @cli.command("completion")
