@@ -150,7 +150,7 @@ def test_is_as_strict_as_the_model(segments: Segments, cut: Cut, multiplex: bool
     st.sampled_from([1, 1, 1, 2, 256]),
     st.sampled_from([0, 1, 254, 255]),
     st.sampled_from([0, 0, 5, 255]),
-    st.none() | st.tuples(st.integers(0, 400), st.integers(0, 255)),
+    st.none() | st.tuples(st.integers(-16, 30), st.integers(0, 255)),
 )
 def test_a_request_without_a_body_in_one_piece(
     some: list[tuple[bytes, bytes]],
@@ -167,9 +167,24 @@ def test_a_request_without_a_body_in_one_piece(
     )
     data += record(PARAMS, id, block, padding) + record(PARAMS, id) + record(STDIN, id)
     if wrong is not None and wrong[0] < len(data):
-        # Count from both ends, where the headers are.
-        data[wrong[0] // 2 * (-1) ** wrong[0]] = wrong[1]
+        data[wrong[0]] = wrong[1]  # in one of the headers
     agree([bytes(data), complete(), bytes(data)], whole, multiplex=False)
+
+
+@pytest.mark.parametrize("place", [*range(24), *range(-16, 0)])
+def test_each_byte_of_a_request_in_one_piece_is_looked_at(place: int) -> None:
+    for value in (0, 1, 2, 3, 9, 255):
+        data = bytearray(begin() + stream(PARAMS, 1, pair(b"A", b"1")) + record(STDIN, 1))
+        data[place] = value
+        agree([bytes(data), complete(), bytes(data)], whole, multiplex=False)
+
+
+@pytest.mark.parametrize("id", [1, 2])
+@pytest.mark.parametrize("multiplex", [True, False])
+def test_a_request_in_one_piece_beside_another(id: int, multiplex: bool) -> None:
+    data = begin(1) + begin(id) + stream(PARAMS, id, pair(b"A", b"1")) + record(STDIN, id)
+    outcome = agree([data], lambda data: [data[:16], data[16:]], multiplex)
+    assert outcome.broken is (id == 1)
 
 
 def test_roles_are_looked_at_in_a_request_in_one_piece() -> None:
