@@ -236,6 +236,8 @@ class PreforkServer(Running):
             return False
         if not pid:
             self._be_child(sock, reader, ours, its)
+        with contextlib.suppress(OSError):  # it does the same; whoever is first
+            os.setpgid(pid, pid)
         its.close()
         self._children[pid] = Child(pid, ours)
         return True
