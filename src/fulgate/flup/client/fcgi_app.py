@@ -131,10 +131,12 @@ class _Answer:
         self._stack = stack
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._first:
-            yield self._first
-        yield from self._pieces
-        self._log()
+        try:
+            if self._first:
+                yield self._first
+            yield from self._pieces
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the connection, which aborts the request if it still runs."""
