@@ -81,7 +81,8 @@ class Reader:
         self.status = 0
         self.programs = folder / "bin"
         self.programs.mkdir()
-        for name, module in {"fulgate": " -m fulgate", "python": ""}.items():
+        twistd = " -c 'from twisted.scripts.twistd import run; run()'"
+        for name, module in {"fulgate": " -m fulgate", "python": "", "twistd": twistd}.items():
             script = self.programs / name
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
             script.chmod(0o755)
@@ -202,10 +203,11 @@ class Reader:
 
     def is_server(self, words: list[str]) -> bool:
         """Is it a file of the page's that serves?"""
-        if len(words) != 2 or words[0] != "python":
+        if words[:1] != ["python"] or words[1:-1] not in ([], ["-m", "fulgate.flup"]):
             return False
-        path = self.folder / words[1]
-        return path.is_file() and "serve(" in path.read_text()
+        path = self.folder / words[-1]
+        text = path.read_text() if path.is_file() else ""
+        return "serve(" in text or ".run(" in text
 
     def serve(self, command: str, expected: str) -> None:
         """Start a server, and wait until it has printed what the page says, or has ended."""

@@ -150,7 +150,7 @@ def test_what_is_passed_on(path: str) -> None:
 
 
 def test_it_keeps_to_pep_3333(path: str) -> None:
-    environ: dict[str, Any] = {"PATH_INFO": "/hello", "QUERY_STRING": ""}
+    environ: dict[str, Any] = {"SCRIPT_NAME": "", "PATH_INFO": "/hello", "QUERY_STRING": ""}
     setup_testing_defaults(environ)
     checked: Any = validator(FCGIApp(connect=path))
     answer = checked(environ, lambda status, headers, exc_info=None: lambda data: None)
