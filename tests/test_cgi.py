@@ -396,3 +396,14 @@ def test_cost_of_long_paths_is_linear() -> None:
         tracemalloc.stop()
     for small, large in pairwise(peaks):
         assert large < 40 * small
+
+
+def test_a_host_that_nginx_is_told_twice_is_its_configuration() -> None:
+    hosts = ("HTTP_HOST", "app.example"), ("HTTP_HOST", "app.example:8443")
+    made = exchange(*hosts, SERVER_SOFTWARE="nginx/1.22.1")
+    repair(made)
+    assert made.refused is None
+    assert made.params["HTTP_HOST"] == "app.example:8443"
+    made = exchange(*hosts, SERVER_SOFTWARE="Caddy/2.6.2")
+    repair(made)
+    assert made.refused is not None

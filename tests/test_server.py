@@ -240,7 +240,7 @@ def test_the_access_log_has_a_line_for_each_request(folder: Path) -> None:
         ("/large", "413", "refused"),
         ("/one", "200", "ok"),
         ("/queued", "200", "ok"),
-        ("/shed", "503", "ok"),
+        ("/shed", "503", "refused"),
         ("/wait", "200", "aborted"),
     ]
 

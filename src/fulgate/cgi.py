@@ -63,7 +63,8 @@ def repair(
     the prefix away is served too. SCRIPT_NAME is what was forced in any case.
 
     Of a variable that came more than once, the last counts (as with PHP), so that an nginx
-    `fastcgi_param` after `include fastcgi_params` wins. HTTP_ fields that are lists are joined
+    `fastcgi_param` after `include fastcgi_params` wins; with nginx, HTTP_HOST too, which Debian's
+    file sets. HTTP_ fields that are lists are joined
     with ", " (Cookie with "; ", RFC 6265, section 5.4). For other HTTP_ fields with different
     values `repeated_params` is one of REPEATED_POLICIES: `refuse` sets `exchange.refused`, a
     LimitExceeded with status 400; `join` joins them with ", ", `first` and `last` take that one.
@@ -172,6 +173,9 @@ def _merge(exchange: Exchange, policy: str) -> None:
         elif name in LISTS:
             params[name] = ", ".join([value for value in several if value])
         elif not name.startswith("HTTP_") or policy == "last" or _all_equal(several):
+            params[name] = several[-1]
+        elif name == "HTTP_HOST" and params.get("SERVER_SOFTWARE", "").startswith("nginx"):
+            # Both are the configuration's: nginx sends a field that a fastcgi_param names no more.
             params[name] = several[-1]
         elif policy == "first":
             params[name] = several[0]

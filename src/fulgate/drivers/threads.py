@@ -42,6 +42,7 @@ log = logging.getLogger("fulgate")
 TICK: Final = 0.005  # seconds; each tick asks for the GIL
 ERROR_PAUSE: Final = 0.05  # seconds, so that an error that stays does not fill the log
 WAITED_LONG: Final = 0.1  # seconds in the queue, in which the client may have gone
+LONGEST_REST: Final = 1.0  # seconds; somebody may have missed what would have woken us
 SCAN_PAUSE: Final = 0.02  # seconds at least between two looks at all deadlines
 
 
@@ -79,6 +80,7 @@ class Threads:
         self._resting = False  # the control thread has nothing to tick for
         self._over = False
         self._cut = False
+        self._left_over: Task | None = None  # what was first in the queue at the last tick
         self._emptied = threading.Event()
 
     # ---------------------------------------------------------------- start and stop
@@ -134,7 +136,8 @@ class Threads:
         clean = self._wait_until_empty(end)
         if not clean:
             left = len([worker for worker in self._workers if worker.task])
-            log.warning("stopped with %d requests unfinished after %g s", left, timeout)
+            waited = timeout - max(0.0, end - monotonic())
+            log.warning("stopped with %d requests unfinished after %.1f s", left, waited)
         for connection in list(self.connections.values()):
             connection.abort()
         self._end_threads(monotonic() + (5.0 if clean else 0.2))
@@ -383,6 +386,7 @@ class Threads:
                         inline_from = now + HAND_ON_FOR
                 if self._leader is not leader or self._hand_on:
                     waiting.forget()
+                self._look_after_pending()
                 if self.next_scan <= now and scan_after <= now:
                     scan_after = now + SCAN_PAUSE
                     self._scan(now)
@@ -394,11 +398,16 @@ class Threads:
 
     def _lead_without_serving(self, now: float) -> None:
         """Every worker is in the application: poll, note aborts, queue or shed requests."""
-        with self._turn:
+        # A worker that has just lost the lead may be in the poll; then it is the one who polls.
+        if not self._turn.acquire(timeout=TICK):
+            return
+        try:
             if self._leader is not None:
                 return
-            timeout = max(TICK, min(self.next_scan - now, 3600.0)) if self._resting else TICK
+            timeout = max(TICK, min(self.next_scan - now, LONGEST_REST)) if self._resting else TICK
             events = self.poller.poll(timeout)
+        finally:
+            self._turn.release()
         self._handle(events)
         with self._lock:
             # What was queued is for workers; one may have been parked just before, or have taken
@@ -408,8 +417,18 @@ class Threads:
             elif self.pending and self._parked:
                 self._give_lead()
 
+    def _look_after_pending(self) -> None:
+        """Wake somebody for a request that nobody takes; it should never have to."""
+        task = self.pending[0] if self.pending else None
+        if task is not None and task is self._left_over:
+            free = any(worker.task is None for worker in self._workers)
+            if free and monotonic() - task[1].began > WAITED_LONG:
+                log.debug("a request waited, and a thread did not know of it")
+                self._settle_pending()
+        self._left_over = task
+
     def _rest(self, until_scan: float) -> None:
-        timeout = min(until_scan, 3600.0) if self._resting else TICK
+        timeout = min(until_scan, LONGEST_REST) if self._resting else TICK
         if timeout > 0:
             self._wake_control.acquire(timeout=timeout)
 

@@ -58,6 +58,7 @@ LINGER: Final = 6  # all is sent, the peer may still be sending
 FOREVER: Final = float("inf")
 LINGER_PAUSE: Final = 2.0  # seconds of silence after which a peer that does not close is closed
 LINGER_TIME: Final = 30.0  # seconds of lingering in all
+ARRIVED_AT_STOP: Final = 2.0  # seconds, for the rest of a request that has begun to arrive
 HEARD_AT_STOP: Final = 0.2  # seconds, for a new connection to say something when we stop
 RECEIVE: Final = 65536
 
@@ -172,6 +173,8 @@ class Wire(Carrier):
             if self._half_closed:
                 self._close()
                 return
+            if self.phase == ARRIVING:
+                self._set_deadline(min(self.deadline, monotonic() + ARRIVED_AT_STOP))
             self.inbound = HELD
         self.received()
 
@@ -276,6 +279,8 @@ class Wire(Carrier):
     ) -> None:
         self.waiting = None
         self.phase = IDLE
+        if exchange.refused is None:
+            exchange.refused = LimitExceeded(status, "too many requests wait for a thread")
         if not exchange.began:
             exchange.began = monotonic()
         with contextlib.suppress(Aborted):
@@ -326,7 +331,10 @@ class Wire(Carrier):
                 self._settle_idle()
             elif phase != WAITING and phase != ARRIVING:
                 self.phase = ARRIVING
-                self._set_deadline(monotonic() + (self.hub.config.arrival_timeout or FOREVER))
+                limit = self.hub.config.arrival_timeout or FOREVER
+                if self.hub.stopping:
+                    limit = min(limit, ARRIVED_AT_STOP)
+                self._set_deadline(monotonic() + limit)
             self._arm()
         if self._changed is not None:
             self._changed.notify_all()
