@@ -27,6 +27,7 @@ from fulgate.errors import BindError, ConfigError
 from fulgate.front import Front
 from fulgate.serve import Server
 from tests import apps
+from tests.command import Served
 
 PATIENCE = 30.0
 
@@ -439,3 +440,19 @@ def test_a_large_file_passes_whole(files: Client, site: Path) -> None:
 def test_static_settings_that_cannot_be_used(text: str) -> None:
     with pytest.raises(ConfigError, match="static"):
         parse_static(text)
+
+
+def test_ctrl_c_does_not_wait_for_a_stream_in_development(folder: Path) -> None:
+    command = ("fulgate.demo:app", "--http", "127.0.0.1:0")
+    with Served(*command, cwd=folder) as served:
+        url = served.wait_for(r"Open \S+")
+        host = url.removeprefix("Open http://").rstrip("/")
+        client = http.client.HTTPConnection(host, timeout=20)
+        client.request("GET", "/stream")
+        answer = client.getresponse()
+        assert answer.readline()
+        assert served.end(signal.SIGINT) == 0
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert b"Back</a>" not in answer.read()
+        client.close()
+    assert "after 0.3 s" in served.text

@@ -34,6 +34,7 @@ __all__ = ["cli", "main"]
 
 COMPLETE = "_FULGATE_COMPLETE"
 FRONT_TIMEOUT = 0.5  # seconds for the HTTP front to end, after the server did
+DEVELOPMENT_GRACE = 0.3  # seconds for running requests with --http: Ctrl+C is to be quick
 
 log = logging.getLogger("fulgate")
 
@@ -151,7 +152,7 @@ def serve(found: Settings) -> int:
     try:
         with contextlib.ExitStack() as stack:
             try:
-                return _serve(found.config, stack)
+                return _serve(_for_development(found), stack)
             except FulgateError as error:
                 if log.handlers and found.config.error_logfile != "-":
                     log.error("%s", error)
@@ -219,6 +220,13 @@ def completion(shell: str) -> int:
     assert kind is not None
     click.echo(kind(cli, {}, "fulgate", COMPLETE).source())
     return 0
+
+
+def _for_development(found: Settings) -> Config:
+    """Give the settings; behind our own HTTP front nobody waits for a stream at Ctrl+C."""
+    if found.config.http and found.sources["graceful_timeout"] == "default":
+        return found.config.replace(graceful_timeout=DEVELOPMENT_GRACE)
+    return found.config
 
 
 def _serve(config: Config, stack: contextlib.ExitStack) -> int:
