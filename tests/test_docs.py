@@ -346,7 +346,7 @@ def test_options_and_variables_exist(name: str) -> None:
     known |= {f"--no-{s.option[2:]}" for s in settings() if s.type is bool}
     for option in re.findall(r"`(--[a-z-]+)", text):
         assert option in known, option
-    variables = {s.variable for s in settings()} | {"FULGATE_CONFIG"}
+    variables = {s.variable for s in settings()} | {"FULGATE_CONFIG", "FULGATE_FAULTHANDLER"}
     for variable in re.findall(r"FULGATE_[A-Z_]+", text):
         assert variable in variables, variable
 

@@ -209,6 +209,19 @@ def migrate(file: str, write: bool) -> int:
     return command(file, write)
 
 
+@cli.command("doctor")
+@click.option("--pid", type=click.IntRange(1), required=True, help="The process to look at.")
+@click.option("--py-spy/--no-py-spy", default=True, help="Use py-spy, where it is installed.")
+def doctor(pid: int, py_spy: bool) -> int:
+    """Say what a running server has imported, what its threads do, and who waits for it.
+
+    The exit status is 1 when something is wrong.
+    """
+    from fulgate.doctor import command
+
+    return command(pid, py_spy)
+
+
 @cli.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
+from fulgate import stacks
 from fulgate.config import Config
 from fulgate.drivers.inline import Inline
 from fulgate.drivers.stdio import Stdio
@@ -138,6 +139,7 @@ class Server:
             self._driver = None
             _running.discard(self)
             raise
+        stacks.name_threads()
 
     def _start_anyhow(self) -> Inline | None:
         """Start; where the system gives no thread, give a driver for the calling thread instead."""
@@ -327,6 +329,7 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
             _end(inline, arrived)
 
     before = {number: signal.signal(number, note) for number in stop_signals}
+    stacks.register()
     try:
         inline = server._start_anyhow()
         notify("READY=1")
@@ -355,6 +358,7 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
             return 128 + number
         return 0
     finally:
+        stacks.unregister()
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
 
