@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from fulgate import stacks
 from fulgate.config import Config
@@ -26,13 +26,17 @@ from fulgate.gateways.wsgi import WSGI, Application
 from fulgate.listener import Listener, inherited_on_stdin
 from fulgate.logs import AccessLog, LogFile, Logs
 from fulgate.protocols.cgi import CGI
-from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 from fulgate.spawned import open_standard_streams, started_as_cgi, take_standard_streams
 from fulgate.systemd import notify
 
 __all__ = ["Server", "run", "serve"]
 
 log = logging.getLogger("fulgate")
+
+D = TypeVar("D")
 
 
 class Server:
@@ -170,6 +174,21 @@ class Server:
         if connection is not None:
             driver.adopt(connection)
         return driver
+
+    def compose(self, driver: Callable[..., D], **arguments: Any) -> D:
+        """Give a driver that is not ours to import, such as one of Twisted's reactor.
+
+        It is called as `Threads` is, without listening sockets, and with `arguments`.
+        """
+        self._open_access_log()
+        return driver(
+            self._make_protocol,
+            self._gateway(multithread=self.config.threads > 1),
+            self.config,
+            ended=self._ended,
+            allowed=self._allows if self._allowed or self._asked else None,
+            **arguments,
+        )
 
     def _gateway(self, **environ: bool) -> WSGI:
         config = self.config

@@ -16,6 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from fulgate.config import Config, settings
+from fulgate.drivers.tx import Factory
+from fulgate.drivers.tx_pool import Pool
 from fulgate.endpoint import Endpoint
 from fulgate.errors import ConfigError
 from fulgate.gateways.wsgi import Application
@@ -27,7 +29,7 @@ from fulgate.serve import Server
 from fulgate.systemd import notify
 from fulgate.twisted_logs import AccessLines, log_as_before, log_to_twisted
 
-__all__ = ["HOSTS", "FastCGIService"]
+__all__ = ["HOSTS", "FastCGIFactory", "FastCGIService"]
 
 log = logging.getLogger("fulgate")
 
@@ -85,10 +87,7 @@ class FastCGIService(Service):
         return self._server.endpoints
 
     def _new_server(self) -> Server:
-        access = None
-        if self.config.access_logfile == "-":
-            access = AccessLog(AccessLines(), self.config.access_log_format)
-        return Server(self._wsgi or _not_loaded, self.config, ended=access)
+        return Server(self._wsgi or _not_loaded, self.config, ended=_access(self.config))
 
     def _bind(self) -> None:
         if not self._prepared:
@@ -168,6 +167,62 @@ class FastCGIService(Service):
         if self._logging:
             self._logging = False
             log_as_before()
+
+
+class FastCGIFactory(Factory):
+    """Serves a WSGI application over FastCGI on any Twisted server endpoint.
+
+    `wsgi` runs in the reactor's thread pool, or in `threadpool`, a
+    twisted.python.threadpool.ThreadPool that was started; in `config.threads` threads at most.
+    `config` and `settings` are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart,
+    and those that are about the sockets it listens on. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        wsgi: Application,
+        *,
+        config: Config | None = None,
+        reactor: Any = None,
+        threadpool: Any = None,
+        **settings: Any,
+    ) -> None:
+        reactor = reactor or _reactor()
+        config = _of_a_factory(config, settings)
+
+        def driver(make_protocol: Any, gateway: Any, config: Config, **more: Any) -> None:
+            pool = Pool(gateway, config, reactor, threadpool)
+            Factory.__init__(self, make_protocol, pool, config, reactor=reactor, **more)
+
+        Server(wsgi, config, ended=_access(config)).compose(driver)
+        self._logging = False
+
+    def startFactory(self) -> None:
+        """Twisted calls this when the first port listens."""
+        super().startFactory()
+        if not self._logging:
+            self._logging = True
+            log_to_twisted(self.config.log_level)
+
+    def _drained(self) -> None:
+        super()._drained()
+        if self._logging:
+            self._logging = False
+            log_as_before()
+
+
+def _of_a_factory(config: Config | None, settings: dict[str, Any]) -> Config:
+    config = (config or Config()).replace(**settings)
+    check_hosted(config)
+    if config.bind:
+        raise ConfigError("bind: the factory listens where its endpoint does")
+    return config
+
+
+def _access(config: Config) -> AccessLog | None:
+    if config.access_logfile != "-":
+        return None  # it is as anywhere
+    return AccessLog(AccessLines(), config.access_log_format)
 
 
 def _reactor() -> Any:
