@@ -8,8 +8,13 @@ from typing import Any
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Carrier, Exchange, Limits
 from fulgate.gateways.wsgi import WSGI
-from fulgate.protocols.fastcgi import FastCGI, record
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 from fulgate.protocols.fastcgi_client import FastCGIClient
+from fulgate.protocols.fastcgi_records import (
+    record,
+)
 
 Environ = dict[str, Any]
 Start = Callable[..., Callable[[bytes], object]]

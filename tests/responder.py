@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fulgate.exchange import Buffer, Exchange, Limits
-from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 
 PATIENCE = 30.0  # seconds
 

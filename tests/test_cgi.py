@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 
 from fulgate.cgi import PATH_POLICIES, REPEATED_POLICIES, repair
 from fulgate.exchange import Exchange, Limits
-from fulgate.protocols.fastcgi import FastCGI, record
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 from fulgate.protocols.fastcgi_client import FastCGIClient
+from fulgate.protocols.fastcgi_records import (
+    record,
+)
 from tests.cgi_params import (
     CADDY,
     HAPROXY,

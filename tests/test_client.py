@@ -19,7 +19,15 @@ from fulgate.client.head import HeadReader, parse_head
 from fulgate.client.params import BadRequest, header_params, locate
 from fulgate.errors import ConfigError, ProtocolError
 from fulgate.exchange import Limits, Role
-from fulgate.protocols.fastcgi import CANT_MPX_CONN, END_REQUEST, STDERR, FastCGI, record
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
+from fulgate.protocols.fastcgi_records import (
+    CANT_MPX_CONN,
+    END_REQUEST,
+    STDERR,
+    record,
+)
 from tests.responder import Peer, Responder, responder, serve_params
 
 # the head of an answer

@@ -15,7 +15,9 @@ import pytest
 
 from fulgate.cgi import repair
 from fulgate.exchange import Exchange, Limits
-from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 
 CORPUS = Path(__file__).parent / "corpus"
 LIMITS = Limits(params_size=262144, params=1000, body=1 << 30)

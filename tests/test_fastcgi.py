@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Limits, Role
-from fulgate.protocols.fastcgi import FastCGI, decode_pairs
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
+from fulgate.protocols.fastcgi_records import (
+    decode_pairs,
+)
 from tests import model
 from tests.fuzz.conversations import (
     Cut,

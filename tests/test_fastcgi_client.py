@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 from fulgate.errors import ProtocolError
 from fulgate.exchange import Limits, Role
 from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
+from fulgate.protocols.fastcgi_client import FastCGIClient, Request, encode_pairs, stream
+from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
     BEGIN_REQUEST,
     CANT_MPX_CONN,
@@ -26,11 +30,9 @@ from fulgate.protocols.fastcgi import (
     STDIN,
     STDOUT,
     UNKNOWN_TYPE,
-    FastCGI,
     encode_pair,
     record,
 )
-from fulgate.protocols.fastcgi_client import FastCGIClient, Request, encode_pairs, stream
 
 
 def read_records(data: bytes) -> list[tuple[int, int, bytes]]:

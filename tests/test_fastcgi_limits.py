@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from fulgate.errors import LimitExceeded
 from fulgate.exchange import Exchange, Limits
-from fulgate.protocols.fastcgi import PARAMS_PATIENCE, FastCGI
+from fulgate.protocols.fastcgi import (
+    PARAMS_PATIENCE,
+    FastCGI,
+)
 from tests.fuzz.conversations import Cut, byte_by_byte, cuts, whole
 from tests.fuzz.fed import NO_LIMITS, VALUES, Fed, read_answer
 from tests.model import GET_VALUES, PARAMS, STDIN

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fulgate.protocols.fastcgi import END_REQUEST, record
+from fulgate.protocols.fastcgi_records import (
+    END_REQUEST,
+    record,
+)
 from tests.servers import Running
 from tests.servers.php import PHP_FPM, PhpFpm
 from tests.web import Web

@@ -16,7 +16,14 @@ import pytest
 import fulgate
 from fulgate.client.proxy import FastCGIProxy, Message, Receive, Scope, Send
 from fulgate.errors import ConfigError
-from fulgate.protocols.fastcgi import ABORT_REQUEST, END_REQUEST, OVERLOADED, STDERR, STDOUT, record
+from fulgate.protocols.fastcgi_records import (
+    ABORT_REQUEST,
+    END_REQUEST,
+    OVERLOADED,
+    STDERR,
+    STDOUT,
+    record,
+)
 from tests.responder import Peer, serve_params
 from tests.web import Web, say
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fulgate.protocols.fastcgi import ABORT_REQUEST, END_REQUEST, STDOUT, record
+from fulgate.protocols.fastcgi_records import (
+    ABORT_REQUEST,
+    END_REQUEST,
+    STDOUT,
+    record,
+)
 from tests.responder import PATIENCE, Peer, serve_params
 from tests.web import Web
 

@@ -19,7 +19,9 @@ from urllib.parse import quote, unquote_to_bytes
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Carrier, Exchange, Limits
 from fulgate.gateways.wsgi import WSGI, Application
-from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 from fulgate.protocols.fastcgi_client import FastCGIClient, Request
 
 __all__ = ["Result", "call"]

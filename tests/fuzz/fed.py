@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fulgate.exchange import Buffer, Exchange, Limits
-from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi import (
+    FastCGI,
+)
 from tests import model
 from tests.model import PARAMS, STDIN
 from tests.raw import begin, pair, stream

@@ -15,8 +15,10 @@ from fulgate.client.head import Head, HeadReader
 from fulgate.client.params import HOP_BY_HOP, BadRequest, header_params, locate
 from fulgate.endpoint import Endpoint
 from fulgate.errors import ConfigError, FulgateError, ProtocolError
-from fulgate.protocols.fastcgi import OVERLOADED
 from fulgate.protocols.fastcgi_client import Request, encode_pairs
+from fulgate.protocols.fastcgi_records import (
+    OVERLOADED,
+)
 
 __all__ = ["BrokenAnswer", "FastCGIProxy", "Receive", "Scope", "Send", "send_text"]
 

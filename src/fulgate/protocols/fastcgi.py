@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import (
@@ -18,34 +18,37 @@ from fulgate.exchange import (
     ServerProtocol,
     encode_head,
 )
+from fulgate.protocols.fastcgi_records import (
+    ABORT_REQUEST,
+    BEGIN_REQUEST,
+    CANT_MPX_CONN,
+    DATA,
+    END_REQUEST,
+    GET_VALUES,
+    GET_VALUES_RESULT,
+    HEADER_LEN,
+    KEEP_CONN,
+    MAX_LENGTH,
+    NULL_REQUEST_ID,
+    PARAMS,
+    REQUEST_COMPLETE,
+    STDERR,
+    STDIN,
+    STDOUT,
+    UNKNOWN_ROLE,
+    UNKNOWN_TYPE,
+    VERSION_1,
+    decode_pairs,
+    decode_params,
+    encode_pair,
+    pack_end_request,
+    pack_header,
+    pack_stdout_end_and_end_request,
+    read_header,
+    record,
+)
 
-__all__ = ["FastCGI", "FastCGIExchange", "decode_pairs", "encode_pair", "record"]
-
-VERSION_1: Final = 1
-HEADER_LEN: Final = 8
-MAX_LENGTH: Final = 0xFFFF
-NULL_REQUEST_ID: Final = 0
-
-# types of record [8]
-BEGIN_REQUEST: Final = 1
-ABORT_REQUEST: Final = 2
-END_REQUEST: Final = 3
-PARAMS: Final = 4
-STDIN: Final = 5
-STDOUT: Final = 6
-STDERR: Final = 7
-DATA: Final = 8
-GET_VALUES: Final = 9
-GET_VALUES_RESULT: Final = 10
-UNKNOWN_TYPE: Final = 11
-
-KEEP_CONN: Final = 1  # the flag of BEGIN_REQUEST
-
-# values of protocolStatus in END_REQUEST [5.5]
-REQUEST_COMPLETE: Final = 0
-CANT_MPX_CONN: Final = 1
-OVERLOADED: Final = 2
-UNKNOWN_ROLE: Final = 3
+__all__ = ["FastCGI", "FastCGIExchange"]
 
 # A request whose PARAMS pass the limit is read to their end, so that it can be answered, but no
 # further than this many bytes behind the limit. Nothing of it is kept.
@@ -70,84 +73,6 @@ STDIN_OF: Final = VERSION_1 << 24 | STDIN << 16  # | the id
 
 _read_whole_begin = struct.Struct(">HHIHB5xIHBx").unpack_from
 _whole_end = struct.Struct(">IIII").pack
-_header = struct.Struct(">BBHHBx").pack
-_read_header = struct.Struct(">BBHHBx").unpack_from
-_end_request = struct.Struct(">BBHHBxIB3x").pack
-_stdout_end_and_end_request = struct.Struct(">BBHHBxBBHHBxIB3x").pack
-
-
-def record(kind: int, request_id: int, content: Buffer = b"", padding: int = 0) -> bytes:
-    """Give one record [3.3]; `content` has at most 65,535 bytes, `padding` is 0 to 255."""
-    head = _header(VERSION_1, kind, request_id, len(content), padding)
-    return b"".join((head, content, bytes(padding)))
-
-
-def encode_length(n: int) -> bytes:
-    """Give a length of a name or a value in 1 byte or in 4 [3.4]; `n` is below 2**31."""
-    return bytes((n,)) if n < 0x80 else (n | 0x80000000).to_bytes(4, "big")
-
-
-def encode_pair(name: bytes, value: bytes) -> bytes:
-    """Give one name-value pair [3.4]."""
-    return b"".join((encode_length(len(name)), encode_length(len(value)), name, value))
-
-
-def _next_length(raw: bytes, pos: int) -> tuple[int, int]:
-    """Read the length of a name or a value at `pos`; give it, and the position behind it."""
-    four = raw[pos : pos + 4]
-    if four and four[0] < 0x80:
-        return four[0], pos + 1
-    if len(four) < 4:
-        raise ProtocolError("a name-value pair is cut short")
-    return int.from_bytes(four, "big") & 0x7FFFFFFF, pos + 4
-
-
-def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
-    """Give the name-value pairs [3.4] in their order, decoded as latin-1.
-
-    Raises ProtocolError when the last pair is cut short.
-    """
-    pairs: list[tuple[str, str]] = []
-    text = raw.decode("latin-1")  # the indices of bytes and text agree
-    pos = 0
-    while pos < len(raw):
-        name_length, pos = _next_length(raw, pos)
-        value_length, pos = _next_length(raw, pos)
-        middle = pos + name_length
-        pos = middle + value_length
-        pairs.append((text[middle - name_length : middle], text[middle:pos]))
-    if pos != len(raw):
-        raise ProtocolError("a name-value pair is cut short")
-    return pairs
-
-
-def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
-    """Give what `decode_pairs` does as a dictionary, and the count of pairs.
-
-    The last of a repeated name stays. This runs for every request: short lengths, which nearly
-    all are, are read here, and the end is checked once.
-    """
-    params: dict[str, Any] = {}
-    text = raw.decode("latin-1")
-    end = len(raw)
-    pos = count = 0
-    try:
-        for count in range(end + 1):  # noqa: B007  # the end is met as IndexError before
-            middle = raw[pos]
-            stop = raw[pos + 1]
-            if middle | stop < 0x80:
-                pos += 2
-            else:
-                middle, pos = _next_length(raw, pos)
-                stop, pos = _next_length(raw, pos)
-            middle += pos
-            stop += middle
-            params[text[pos:middle]] = text[middle:stop]
-            pos = stop
-    except IndexError:
-        if pos != end:
-            raise ProtocolError("a name-value pair is cut short") from None
-    return params, count
 
 
 class FastCGIExchange(Exchange):
@@ -183,14 +108,14 @@ class FastCGIExchange(Exchange):
         id = self.id
         size = len(data)
         if size <= JOIN_BELOW:
-            return [b"".join((_header(VERSION_1, STDOUT, id, size, 0), data))]
+            return [b"".join((pack_header(VERSION_1, STDOUT, id, size, 0), data))]
         if size <= MAX_LENGTH:
-            return [_header(VERSION_1, STDOUT, id, size, 0), data]
+            return [pack_header(VERSION_1, STDOUT, id, size, 0), data]
         out: list[Buffer] = []
         view = memoryview(data)
         for pos in range(0, size, STDOUT_CHUNK):
             piece = view[pos : pos + STDOUT_CHUNK]
-            out.append(_header(VERSION_1, STDOUT, id, len(piece), 0))
+            out.append(pack_header(VERSION_1, STDOUT, id, len(piece), 0))
             out.append(piece)
         return out
 
@@ -210,7 +135,7 @@ class FastCGIExchange(Exchange):
         id = self.id
         size = len(data)
         self.sent += size
-        tail = _stdout_end_and_end_request(
+        tail = pack_stdout_end_and_end_request(
             VERSION_1, STDOUT, id, 0, 0, VERSION_1, END_REQUEST, id, 8, 0,
             app_status & 0xFFFFFFFF, REQUEST_COMPLETE,
         )  # fmt: skip
@@ -220,7 +145,7 @@ class FastCGIExchange(Exchange):
         if size == 0:
             return [tail]
         if size <= JOIN_BELOW:
-            return [b"".join((_header(VERSION_1, STDOUT, id, size, 0), head, data, tail))]
+            return [b"".join((pack_header(VERSION_1, STDOUT, id, size, 0), head, data, tail))]
         out = self._stdout(head) if head else []
         if data:
             out += self._stdout(data)
@@ -238,8 +163,8 @@ class FastCGIExchange(Exchange):
             self.keep = False
             # An answer to a question that was not asked says nothing, but nginx takes any record
             # of id 0 for an error; without fastcgi_keep_conn it takes a mere close for the end.
-            return [_header(VERSION_1, GET_VALUES_RESULT, NULL_REQUEST_ID, 0, 0)]
-        return [_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 1, REQUEST_COMPLETE)]
+            return [pack_header(VERSION_1, GET_VALUES_RESULT, NULL_REQUEST_ID, 0, 0)]
+        return [pack_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 1, REQUEST_COMPLETE)]
 
     def log(self, text: str) -> list[Buffer]:
         if self.aborted or self.ended:
@@ -307,7 +232,7 @@ class FastCGI(ServerProtocol):
         end = len(data)
         need = HEADER_LEN
         while end - pos >= HEADER_LEN:
-            version, kind, id, length, padding = _read_header(data, pos)
+            version, kind, id, length, padding = read_header(data, pos)
             if version != VERSION_1:
                 raise ProtocolError(f"version {version} is not FastCGI's")
             start = pos + HEADER_LEN
@@ -483,7 +408,7 @@ class FastCGI(ServerProtocol):
             self._active[id] = FastCGIExchange(id, role, keep, self)
 
     def _refuse(self, id: int, protocol_status: int) -> None:
-        self.out.append(_end_request(VERSION_1, END_REQUEST, id, 8, 0, 0, protocol_status))
+        self.out.append(pack_end_request(VERSION_1, END_REQUEST, id, 8, 0, 0, protocol_status))
 
     def _management(self, kind: int, content: bytes) -> None:
         if kind == GET_VALUES:
@@ -505,7 +430,7 @@ class FastCGI(ServerProtocol):
         if kind == ABORT_REQUEST:
             exchange.aborted = True
             self.out.append(
-                _end_request(VERSION_1, END_REQUEST, exchange.id, 8, 0, 0, REQUEST_COMPLETE)
+                pack_end_request(VERSION_1, END_REQUEST, exchange.id, 8, 0, 0, REQUEST_COMPLETE)
             )
             self.done(exchange)
             if exchange not in moved:

@@ -11,7 +11,7 @@ from typing import Final
 
 from fulgate.errors import ProtocolError
 from fulgate.exchange import Buffer, Role
-from fulgate.protocols.fastcgi import (
+from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
     BEGIN_REQUEST,
     DATA,

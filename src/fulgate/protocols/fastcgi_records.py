@@ -1,0 +1,149 @@
+"""The records of FastCGI 1.0 and its name-value pairs, for both sides. No I/O.
+
+Names are the specification's own; the sections in brackets are its sections.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+from fulgate.errors import ProtocolError
+from fulgate.exchange import Buffer
+
+__all__ = [
+    "ABORT_REQUEST",
+    "BEGIN_REQUEST",
+    "CANT_MPX_CONN",
+    "DATA",
+    "END_REQUEST",
+    "GET_VALUES",
+    "GET_VALUES_RESULT",
+    "HEADER_LEN",
+    "KEEP_CONN",
+    "MAX_LENGTH",
+    "NULL_REQUEST_ID",
+    "OVERLOADED",
+    "PARAMS",
+    "REQUEST_COMPLETE",
+    "STDERR",
+    "STDIN",
+    "STDOUT",
+    "UNKNOWN_ROLE",
+    "UNKNOWN_TYPE",
+    "VERSION_1",
+    "decode_pairs",
+    "decode_params",
+    "encode_length",
+    "encode_pair",
+    "pack_end_request",
+    "pack_header",
+    "pack_stdout_end_and_end_request",
+    "read_header",
+    "record",
+]
+
+VERSION_1: Final = 1
+HEADER_LEN: Final = 8
+MAX_LENGTH: Final = 0xFFFF
+NULL_REQUEST_ID: Final = 0
+
+# types of record [8]
+BEGIN_REQUEST: Final = 1
+ABORT_REQUEST: Final = 2
+END_REQUEST: Final = 3
+PARAMS: Final = 4
+STDIN: Final = 5
+STDOUT: Final = 6
+STDERR: Final = 7
+DATA: Final = 8
+GET_VALUES: Final = 9
+GET_VALUES_RESULT: Final = 10
+UNKNOWN_TYPE: Final = 11
+
+KEEP_CONN: Final = 1  # the flag of BEGIN_REQUEST
+
+# values of protocolStatus in END_REQUEST [5.5]
+REQUEST_COMPLETE: Final = 0
+CANT_MPX_CONN: Final = 1
+OVERLOADED: Final = 2
+UNKNOWN_ROLE: Final = 3
+
+pack_header = struct.Struct(">BBHHBx").pack
+read_header = struct.Struct(">BBHHBx").unpack_from
+pack_end_request = struct.Struct(">BBHHBxIB3x").pack
+pack_stdout_end_and_end_request = struct.Struct(">BBHHBxBBHHBxIB3x").pack
+
+
+def record(kind: int, request_id: int, content: Buffer = b"", padding: int = 0) -> bytes:
+    """Give one record [3.3]; `content` has at most 65,535 bytes, `padding` is 0 to 255."""
+    head = pack_header(VERSION_1, kind, request_id, len(content), padding)
+    return b"".join((head, content, bytes(padding)))
+
+
+def encode_length(n: int) -> bytes:
+    """Give a length of a name or a value in 1 byte or in 4 [3.4]; `n` is below 2**31."""
+    return bytes((n,)) if n < 0x80 else (n | 0x80000000).to_bytes(4, "big")
+
+
+def encode_pair(name: bytes, value: bytes) -> bytes:
+    """Give one name-value pair [3.4]."""
+    return b"".join((encode_length(len(name)), encode_length(len(value)), name, value))
+
+
+def _next_length(raw: bytes, pos: int) -> tuple[int, int]:
+    """Read the length of a name or a value at `pos`; give it, and the position behind it."""
+    four = raw[pos : pos + 4]
+    if four and four[0] < 0x80:
+        return four[0], pos + 1
+    if len(four) < 4:
+        raise ProtocolError("a name-value pair is cut short")
+    return int.from_bytes(four, "big") & 0x7FFFFFFF, pos + 4
+
+
+def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
+    """Give the name-value pairs [3.4] in their order, decoded as latin-1.
+
+    Raises ProtocolError when the last pair is cut short.
+    """
+    pairs: list[tuple[str, str]] = []
+    text = raw.decode("latin-1")  # the indices of bytes and text agree
+    pos = 0
+    while pos < len(raw):
+        name_length, pos = _next_length(raw, pos)
+        value_length, pos = _next_length(raw, pos)
+        middle = pos + name_length
+        pos = middle + value_length
+        pairs.append((text[middle - name_length : middle], text[middle:pos]))
+    if pos != len(raw):
+        raise ProtocolError("a name-value pair is cut short")
+    return pairs
+
+
+def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
+    """Give what `decode_pairs` does as a dictionary, and the count of pairs.
+
+    The last of a repeated name stays. This runs for every request: short lengths, which nearly
+    all are, are read here, and the end is checked once.
+    """
+    params: dict[str, Any] = {}
+    text = raw.decode("latin-1")
+    end = len(raw)
+    pos = count = 0
+    try:
+        for count in range(end + 1):  # noqa: B007  # the end is met as IndexError before
+            middle = raw[pos]
+            stop = raw[pos + 1]
+            if middle | stop < 0x80:
+                pos += 2
+            else:
+                middle, pos = _next_length(raw, pos)
+                stop, pos = _next_length(raw, pos)
+            middle += pos
+            stop += middle
+            params[text[pos:middle]] = text[middle:stop]
+            pos = stop
+    except IndexError:
+        if pos != end:
+            raise ProtocolError("a name-value pair is cut short") from None
+    return params, count
