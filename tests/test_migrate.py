@@ -245,6 +245,13 @@ def test_the_value_of_run_and_an_unneeded_fallback_are_noted() -> None:
     ]
 
 
+def test_one_server_within_another_is_left() -> None:
+    program = f"{SERVER}\nWSGIServer(middle(WSGIServer(app).run())).run()\n"
+    done = migrate(program)
+    assert done.text == program
+    assert [(note.line, note.translated) for note in done.notes] == [(3, False)]
+
+
 @pytest.mark.parametrize("program", ["", "x = 1\n", "def run(): pass\nrun()\n", "import web\n"])
 def test_other_programs_stay(program: str) -> None:
     done = migrate(program)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fulgate.client.connection import call
-from tests.servers import Running
+from tests.servers import PATH, Running
 from tests.servers.web import PATIENCE, appears, request
 from tests.spawned import Account, page
 from tests.spawned.servers import HTACCESS, SpawnFCGI, cgi, fcgid, lighttpd
@@ -82,6 +82,24 @@ def test_spawn_fcgi(account: Account, script: Path, running: Running, unix: bool
     assert facts["environ"]["wsgi.multiprocess"] is True  # there may be more of them
     assert server.stop(signal.SIGTERM) == 0
     assert appears(account.ended / str(facts["pid"])) == "by itself"
+
+
+@pytest.mark.requires_server("spawn-fcgi")
+def test_spawn_fcgi_in_the_background(account: Account, script: Path, folder: Path) -> None:
+    pid_file = folder / "pid"
+    where = ["-s", f"{folder}/s", "-P", str(pid_file)]
+    program = shutil.which("spawn-fcgi", path=PATH)
+    assert program is not None
+    subprocess.run(
+        [program, *where, "--", str(script)], check=True, timeout=PATIENCE, capture_output=True
+    )
+    pid = int(appears(pid_file))
+    try:
+        assert said(call(f"unix:{folder}/s", PARAMS).body)["pid"] == pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    assert gone(pid)
+    assert appears(account.ended / str(pid)) == "by itself"
 
 
 # mod_fcgid

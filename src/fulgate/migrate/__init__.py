@@ -20,7 +20,7 @@ import click
 
 from fulgate.errors import ConfigError
 from fulgate.migrate.recipes import Note, Rewriting
-from fulgate.migrate.source import Source
+from fulgate.migrate.source import Overlap, Source
 
 __all__ = ["Migrated", "Note", "command", "migrate"]
 
@@ -40,7 +40,11 @@ def migrate(text: str, name: str = "<source>") -> Migrated:
     """Rewrite a program. Raises SyntaxError for what is no Python 3."""
     rewriting = Rewriting(Source(text, name))
     rewriting.run()
-    return Migrated(rewriting.source.result(), sorted(rewriting.notes, key=lambda n: n.line))
+    try:
+        after = rewriting.source.result()
+    except Overlap as error:
+        return Migrated(text, [Note(error.line, "this is left as it is: changes overlap", False)])
+    return Migrated(after, sorted(rewriting.notes, key=lambda n: n.line))
 
 
 def command(file: str, write: bool) -> int:

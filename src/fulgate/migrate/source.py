@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 
-__all__ = ["Source"]
+__all__ = ["Overlap", "Source"]
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class Overlap(Exception):
+    """Two edits want the same range; `line` is where."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"two edits overlap in line {line}")
+        self.line = line
 
 
 class Source:
@@ -127,12 +136,12 @@ class Source:
         self._edits.append((start, end, text))
 
     def result(self) -> str:
-        """Give the text with all edits made. Raises ValueError when two of them overlap."""
+        """Give the text with all edits made. Raises Overlap when two of them do."""
         parts: list[bytes] = []
         at = 0
         for start, end, text in sorted(self._edits, key=lambda edit: edit[:2]):
             if start < at:
-                raise ValueError(f"two edits overlap at {start}")
+                raise Overlap(bisect_right(self._starts, start))
             parts += [self.data[at:start], text.replace("\n", self.newline).encode("utf-8")]
             at = end
         return b"".join([*parts, self.data[at:]]).decode("utf-8")
