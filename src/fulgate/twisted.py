@@ -14,12 +14,14 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.resource import IResource
 
 from fulgate.config import Config, settings
 from fulgate.drivers.tx import Factory
 from fulgate.drivers.tx_pool import Pool
 from fulgate.endpoint import Endpoint
 from fulgate.errors import ConfigError
+from fulgate.gateways.resource import MountedSite, ResourceGateway
 from fulgate.gateways.wsgi import Application
 from fulgate.listener import inherited_on_stdin, systemd_sockets
 from fulgate.loader import load_app
@@ -29,7 +31,7 @@ from fulgate.serve import Server
 from fulgate.systemd import notify
 from fulgate.twisted_logs import AccessLines, log_as_before, log_to_twisted
 
-__all__ = ["HOSTS", "FastCGIFactory", "FastCGIService"]
+__all__ = ["HOSTS", "FastCGIFactory", "FastCGIService", "FastCGISite"]
 
 log = logging.getLogger("fulgate")
 
@@ -169,13 +171,32 @@ class FastCGIService(Service):
             log_as_before()
 
 
-class FastCGIFactory(Factory):
+class _Logged(Factory):
+    """While it serves, what `logging` gets is in Twisted's log."""
+
+    _logging = False
+
+    def startFactory(self) -> None:
+        """Twisted calls this when the first port listens."""
+        super().startFactory()
+        if not self._logging:
+            self._logging = True
+            log_to_twisted(self.config.log_level)
+
+    def _drained(self) -> None:
+        super()._drained()
+        if self._logging:
+            self._logging = False
+            log_as_before()
+
+
+class FastCGIFactory(_Logged):
     """Serves a WSGI application over FastCGI on any Twisted server endpoint.
 
     `wsgi` runs in the reactor's thread pool, or in `threadpool`, a
     twisted.python.threadpool.ThreadPool that was started; in `config.threads` threads at most.
-    `config` and `settings` are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart,
-    and those that are about the sockets it listens on. Raises ConfigError.
+    `config` and `settings` are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart.
+    Raises ConfigError.
     """
 
     def __init__(
@@ -195,20 +216,36 @@ class FastCGIFactory(Factory):
             Factory.__init__(self, make_protocol, pool, config, reactor=reactor, **more)
 
         Server(wsgi, config, ended=_access(config)).compose(driver)
-        self._logging = False
 
-    def startFactory(self) -> None:
-        """Twisted calls this when the first port listens."""
-        super().startFactory()
-        if not self._logging:
-            self._logging = True
-            log_to_twisted(self.config.log_level)
 
-    def _drained(self) -> None:
-        super()._drained()
-        if self._logging:
-            self._logging = False
-            log_as_before()
+class FastCGISite(_Logged):
+    """Serves a twisted.web resource, or a Klein application, over FastCGI on any endpoint.
+
+    All runs in the reactor's thread. `site` is the twisted.web.server.Site of the requests, for
+    sessions and the like. `config` and `settings` are as for `FastCGIFactory`; `threads` and
+    `queue` mean nothing here. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        resource: Any,
+        *,
+        config: Config | None = None,
+        reactor: Any = None,
+        **settings: Any,
+    ) -> None:
+        reactor = reactor or _reactor()
+        config = _of_a_factory(config, settings)
+        if not IResource.providedBy(resource) and callable(getattr(resource, "resource", None)):
+            resource = resource.resource()  # Klein's
+        self.site = site = MountedSite(resource, reactor=reactor)
+
+        def driver(make_protocol: Any, gateway: Any, config: Config, **more: Any) -> None:
+            rules = (config.path, config.script_name, config.repeated_params)
+            resources = ResourceGateway(site, reactor, *rules)
+            Factory.__init__(self, make_protocol, resources, config, reactor=reactor, **more)
+
+        Server(_not_loaded, config, ended=_access(config)).compose(driver)
 
 
 def _of_a_factory(config: Config | None, settings: dict[str, Any]) -> Config:

@@ -46,6 +46,7 @@ PIECE: Final = 65536  # what a transport takes before it says that it has enough
 class Answerer(Protocol):
     """Who answers an exchange; called in the reactor's thread."""
 
+    def begin(self) -> None: ...
     def moved(self) -> None: ...  # body came, or its end, or it was refused
     def aborted(self) -> None: ...  # it is over, and `connection` takes no more
     def pause(self) -> None: ...  # the client reads slowly
@@ -53,14 +54,14 @@ class Answerer(Protocol):
 
 
 class Gateway(Protocol):
-    """Has exchanges answered; called in the reactor's thread.
+    """Gives who is to answer an exchange; called in the reactor's thread.
 
     `patient` ones want small bodies to be there at the start.
     """
 
     patient: bool
 
-    def __call__(self, exchange: Exchange, connection: Connection) -> Answerer: ...
+    def __call__(self, exchange: Exchange, connection: Connection, /) -> Answerer: ...
     def room(self) -> bool: ...  # may another exchange wait?
     def running(self) -> int: ...  # exchanges that have begun and not ended
     def start(self, over: Callable[[Exchange], None]) -> None: ...
@@ -318,11 +319,10 @@ class Connection(protocol.Protocol):
         self.running = exchange
         self._phase = RUNNING
         self._deadline = FOREVER
-        answerer = self.hub.gateway(exchange, self)
-        if self.running is exchange:
-            self._answerer = answerer
-            if self.full:
-                answerer.pause()
+        self._answerer = answerer = self.hub.gateway(exchange, self)
+        if self.full:
+            answerer.pause()
+        answerer.begin()
 
     def _turn_away(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
         self._waiting = None

@@ -24,12 +24,16 @@ log = logging.getLogger("fulgate")
 class PoolCarrier(Carrier):
     """One exchange, answered in a thread that waits for the reactor's."""
 
-    def __init__(self, exchange: Exchange, connection: Connection) -> None:
+    def __init__(self, pool: Pool, exchange: Exchange, connection: Connection) -> None:
         self.exchange = exchange
         self.connection = connection
+        self._pool = pool
         self._hub = connection.hub
 
     # in the reactor's thread
+
+    def begin(self) -> None:
+        self._pool.submit(self)
 
     def moved(self) -> None:
         with self.connection.lock:
@@ -129,7 +133,10 @@ class Pool:
         self._over = over
 
     def __call__(self, exchange: Exchange, connection: Connection) -> PoolCarrier:
-        carrier = PoolCarrier(exchange, connection)
+        return PoolCarrier(self, exchange, connection)
+
+    def submit(self, carrier: PoolCarrier) -> None:
+        """Have a thread answer, at once or when one is free."""
         with self._lock:
             free = self._busy < self._config.threads
             if free:
@@ -142,7 +149,6 @@ class Pool:
             if self._pool.max < self._config.threads:
                 self._pool.adjustPoolsize(maxthreads=self._config.threads)
             self._pool.callInThread(self._work, carrier)
-        return carrier
 
     def room(self) -> bool:
         with self._lock:
