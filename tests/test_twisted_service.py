@@ -151,7 +151,8 @@ def test_a_socket_that_cannot_be_had(home: Path) -> None:
     (home / "precious").write_text("data")
     said = fails(home, *command("--bind", f"unix:{home}/precious"))
     assert "BindError: cannot listen on unix:" in said  # twistd cuts it short
-    assert "not a socket; it was left alone" in (home / "twistd.log").read_text()
+    log = home / "twistd.log"
+    until(lambda: "not a socket; it was left alone" in log.read_text(), "nor is it in the log")
     assert (home / "precious").read_text() == "data"
 
 

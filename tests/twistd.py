@@ -111,16 +111,30 @@ class Twistd:
         self.process = None if self.daemon else process
         self.pid = process.pid
         if self.daemon:
-            self.status = process.wait(PATIENCE)
-            assert self.status == 0, self.text()
-            over = "Server Shut Down."
-            until(lambda: self._pid() or over in self.text(), self.text)
-            self.pid = self._pid()
-            if not self.pid:
-                raise Refused(self.text())
+            self.pid = self._daemon(process)
         self._pidfd = os.pidfd_open(self.pid)
-        until(lambda: wait in self.text() or self.ended(), self.text)
-        assert wait in self.text(), self.text()
+        try:
+            until(lambda: wait in self.text() or self.ended(), self.text)
+            assert wait in self.text(), self.text()
+        except BaseException:
+            self._kill()
+            raise
+
+    def _daemon(self, process: subprocess.Popen[bytes]) -> int:
+        assert process.wait(PATIENCE) == 0, self.text()
+        until(lambda: self._pid() or "Server Shut Down." in self.text(), self.text)
+        pid = self._pid()
+        if not pid:
+            raise Refused(self.text())
+        return pid
+
+    def _kill(self) -> None:
+        if not self.ended():
+            self.send(signal.SIGKILL)
+            self.ended(PATIENCE)
+        os.close(self._pidfd)
+        if self.process is not None:
+            self.process.wait(PATIENCE)
 
     def _pid(self) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -160,14 +174,8 @@ class Twistd:
         try:
             if not self.ended():
                 self.end()
-        except BaseException:
-            self.send(signal.SIGKILL)
-            self.ended(PATIENCE)
-            raise
         finally:
-            os.close(self._pidfd)
-            if self.process is not None:
-                self.process.wait(PATIENCE)
+            self._kill()
 
 
 def fails(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
