@@ -73,17 +73,25 @@ class InlineConnection(Carrier):
         for exchange in [*self.waiting, *(e for e in moved if e not in self.waiting)]:
             if exchange.aborted:
                 self.driver.over(exchange)
-            elif exchange.refused is not None or exchange.complete:
+            elif exchange.refused is not None or self._may_start(exchange):
                 ready.append(exchange)
-            elif exchange.params_ended:
-                small = 0 <= exchange.content_length <= self.driver.config.body_buffer
-                if small and self.driver.config.body_wait and exchange not in self.waiting:
-                    self.deadline = monotonic() + self.driver.config.body_wait
-                    self.waiting.append(exchange)
-                elif exchange not in self.waiting:
-                    ready.append(exchange)
+            elif exchange.params_ended and exchange not in self.waiting:
+                self.deadline = monotonic() + self.driver.config.body_wait
+                self.waiting.append(exchange)
         self.waiting = [e for e in self.waiting if e not in ready and not e.aborted]
         return ready
+
+    def _may_start(self, exchange: Exchange) -> bool:
+        config = self.driver.config
+        return exchange.complete or (
+            exchange.params_ended
+            and (
+                exchange.content_length > config.body_buffer
+                or exchange.body_size > config.body_buffer
+                or config.body_wait <= 0
+                or "HTTP_UPGRADE" in exchange.params
+            )
+        )
 
     def expire(self) -> list[Exchange]:
         """The deadline has passed: give what is to be answered now, or close."""
@@ -108,7 +116,7 @@ class InlineConnection(Carrier):
                 self.close()
             elif self.driver.stopping:  # nothing was said yet, but may be about to be
                 self.deadline = min(self.deadline, monotonic() + HEARD_AT_STOP)
-            else:
+            elif self._heard:  # else the deadline is that of its first request
                 self.deadline = monotonic() + (config.keep_alive or FOREVER)
         elif not self.waiting and not self._arriving:
             self._arriving = True
@@ -461,6 +469,7 @@ class Inline:
     def _answer(self, connection: InlineConnection, exchanges: list[Exchange]) -> None:
         for exchange in exchanges:
             self.running = exchange
+            exchange.began = monotonic()
             try:
                 if self.around is not None:
                     self.around(True)
