@@ -53,11 +53,11 @@ def test_children_come_with_requests_and_go_after_them(folder: Path) -> None:
     go = folder / "go"
     arguments = {"minSpare": 1, "maxSpare": 1, "maxChildren": 3}
     with flup.server(folder, "fcgi_fork", **arguments) as program, contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(program.raw()) for _ in range(3)]
+        busy: list[Raw] = []
         until(lambda: len(program.children()) == 1, "one is free")
-        for number, raw in enumerate(busy):
-            start_stream(raw, go)
-            expected = min(number + 2, 3)
+        for expected in (2, 3, 3):
+            busy.append(stack.enter_context(program.raw()))
+            start_stream(busy[-1], go)
             until(lambda n=expected: len(program.children()) == n, "another one")  # type: ignore[misc]
         go.touch()
         for raw in busy:

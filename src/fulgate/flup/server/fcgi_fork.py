@@ -14,7 +14,7 @@ from fulgate.flup.server.fcgi_base import (
     Connection,
     MultiplexedConnection,
 )
-from fulgate.flup.server.preforkserver import BUSY, FREE, PreforkServer
+from fulgate.flup.server.preforkserver import BUSY, FREE, SIGNALS, PreforkServer
 
 __all__ = ["TimeoutException", "WSGIServer"]
 
@@ -107,8 +107,9 @@ class WSGIServer(BaseFCGIServer, PreforkServer):
         def leave(signum: int, frame: FrameType | None) -> None:
             driver.retire()
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, leave)
+        self._unblock()
         if self._timeout:
             signal.signal(signal.SIGALRM, late)
         driver.around = around

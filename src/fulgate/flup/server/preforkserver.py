@@ -24,6 +24,7 @@ log = logging.getLogger("fulgate")
 
 BUSY = b"\x00"  # from a child: a request has begun
 FREE = b"\xff"  # and ended
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 ALL_END = b"\x01"  # to a child: not only it ends, but the server
 DRAIN_PATIENCE = 1.0  # seconds for children that are free to take who is in the queue
 END_PATIENCE = 30.0  # seconds for requests to end, at a stop, before SIGKILL
@@ -84,6 +85,7 @@ class PreforkServer(Running):
         self._jobArgs = jobArgs
         self._children: dict[int, Child] = {}
         self._replace = False  # SIGUSR1: all children are to be replaced
+        self._mask: set[signal.Signals] | set[int] = set()
         self._not_before = 0.0  # children fail: wait with the next
 
     def run(self, sock: socket.socket) -> bool:
@@ -224,9 +226,12 @@ class PreforkServer(Running):
         its.setblocking(False)
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that comes before the child has its own handlers waits until then.
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
         except OSError as error:
+            self._unblock()
             ours.close()
             its.close()
             if error.errno not in (errno.EAGAIN, errno.ENOMEM):
@@ -236,11 +241,15 @@ class PreforkServer(Running):
             return False
         if not pid:
             self._be_child(sock, reader, ours, its)
+        self._unblock()
         with contextlib.suppress(OSError):  # it does the same; whoever is first
             os.setpgid(pid, pid)
         its.close()
         self._children[pid] = Child(pid, ours)
         return True
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _be_child(
         self, sock: socket.socket, reader: socket.socket, ours: socket.socket, its: socket.socket
@@ -268,7 +277,7 @@ class PreforkServer(Running):
         """Let go of what is the parent's: else its death would not be seen here."""
         signal.set_wakeup_fd(-1)
         self._restoreSignalHandlers()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         for child in self._children.values():
             child.control.close()
@@ -286,6 +295,7 @@ class PreforkServer(Running):
 
     def _child(self, sock: socket.socket, parent: socket.socket) -> None:
         """Do jobs, until the parent closes its end or has died."""
+        self._unblock()
         requests = 0
         while True:
             poller = select.poll()
