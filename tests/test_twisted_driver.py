@@ -64,7 +64,8 @@ class Running:
         closed = []
         for port in self.ports:
             if port.connected and not port.disconnecting:
-                port.doRead()  # who is in the queue of the socket; else Twisted drops them
+                for _ in range(100):  # who is in the queue of the socket; else Twisted drops them
+                    port.doRead()
                 closed.append(port.stopListening())
         drained = self.factory.drain(timeout)
         return DeferredList(closed).addCallback(lambda _: drained)
