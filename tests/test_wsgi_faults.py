@@ -408,9 +408,11 @@ def test_refused_by_the_repair_of_params() -> None:
     def app(environ: Environ, start: Start) -> list[bytes]:
         raise AssertionError("not to be called")
 
-    result = call(app, headers=[("Host", "a"), ("Host", "b")])
+    result = call(app, headers=[("X-User", "a"), ("X-User", "b")])
     assert (result.status, result.body) == ("400 Bad Request", b"400 Bad Request\n")
-    joined = call(answering([b"x"]), headers=[("Host", "a"), ("Host", "b")], repeated_params="last")
+    joined = call(
+        answering([b"x"]), headers=[("X-User", "a"), ("X-User", "b")], repeated_params="last"
+    )
     assert joined.status == "200 OK"
 
 
