@@ -50,16 +50,13 @@ class InlineConnection(Carrier):
         self._arriving = False
         self._outbox = Outbox()
 
-    # ---------------------------------------------------------------- between requests
+    # between requests
 
     def received(self) -> list[Exchange]:
         """Receive once; give the exchanges that can be answered now."""
-        try:
-            data = self.sock.recv(RECEIVE)
-        except BlockingIOError:
+        data = self._recv()
+        if data is None:
             return []
-        except OSError:
-            data = b""
         if self.lingering:
             if not data:
                 self.close()
@@ -168,7 +165,7 @@ class InlineConnection(Carrier):
                     self._write(out)
         return moved
 
-    # ---------------------------------------------------------------- called by the gateway
+    # called by the gateway
 
     def receive(self, exchange: Exchange) -> bytes:
         while True:
@@ -179,11 +176,11 @@ class InlineConnection(Carrier):
                 return b""
             if wanted := exchange.want(RECEIVE):
                 self._write(wanted)
-            if not self._wait(select.POLLIN, self.driver.config.body_timeout):
+            if self._wait(select.POLLIN, self.driver.config.body_timeout):
+                self._receive()
+            else:
                 log.info("a request's body did not arrive in time")
                 self.close()
-            else:
-                self._receive()
 
     def send(self, exchange: Exchange, data: Buffer) -> None:
         if exchange.stdin_ended:
@@ -212,15 +209,17 @@ class InlineConnection(Carrier):
 
     def _receive(self) -> None:
         """Take what is there, without waiting."""
-        if self.closed:
-            return
+        data = None if self.closed else self._recv()
+        if data is not None:
+            self._feed(data)
+
+    def _recv(self) -> bytes | None:
         try:
-            data = self.sock.recv(RECEIVE)
+            return self.sock.recv(RECEIVE)
         except BlockingIOError:
-            return
+            return None
         except OSError:
-            data = b""
-        self._feed(data)
+            return b""
 
     def _write(self, buffers: list[Buffer], exchange: Exchange | None = None) -> None:
         """Send, waiting while the socket is full. Raises Aborted when the peer is gone."""
@@ -238,12 +237,11 @@ class InlineConnection(Carrier):
                 raise Aborted("the web server closed the connection") from error
             if not outbox.size:
                 return
+            events = select.POLLOUT
             # A peer that sends its whole body before it reads must not wait for us for ever.
-            behind = exchange is not None and not exchange.stdin_ended
-            behind = behind and exchange is not None and exchange.body_size < config.write_behind
-            ready = self._wait(
-                select.POLLOUT | (select.POLLIN if behind else 0), config.send_timeout
-            )
+            if exchange and not exchange.stdin_ended and exchange.body_size < config.write_behind:
+                events |= select.POLLIN
+            ready = self._wait(events, config.send_timeout)
             if not ready:
                 log.info("closed a connection: its client did not read the answer in time")
                 self.close()
@@ -254,8 +252,7 @@ class InlineConnection(Carrier):
         """Wait for the socket; 0 when that lasts too long."""
         poller = select.poll()
         poller.register(self.fd, events)
-        found = poller.poll(timeout * 1000 if timeout else None)
-        return found[0][1] if found else 0
+        return sum(mask for _, mask in poller.poll(timeout * 1000 if timeout else None))
 
 
 class Inline:
@@ -290,7 +287,7 @@ class Inline:
         self._stop_at = FOREVER
         self._wake: socket.socket | None = None
 
-    # ---------------------------------------------------------------- from anywhere
+    # from anywhere
 
     def stop(self) -> None:
         """Have `run` end: what has come is served first. From any thread or signal handler."""
@@ -311,12 +308,11 @@ class Inline:
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _rouse(self) -> None:
-        wake = self._wake
-        if wake is not None:
+        if (wake := self._wake) is not None:
             with contextlib.suppress(OSError):  # full: it will wake; closed: it has ended
                 wake.send(b".")
 
-    # ---------------------------------------------------------------- the loop
+    # the loop
 
     def adopt(self, sock: socket.socket, listener: socket.socket | None = None) -> InlineConnection:
         """Serve a connection that was accepted already, and own it."""
@@ -343,9 +339,8 @@ class Inline:
         try:
             reader.setblocking(False)
             self._wake.setblocking(False)
-            if self._listeners:
-                for sock in self._listeners.values():
-                    sock.setblocking(False)
+            for sock in self._listeners.values():
+                sock.setblocking(False)
             for connection in list(self.connections.values()):
                 self._ready(connection)
             while not self._is_over():
@@ -372,8 +367,7 @@ class Inline:
         self._stop_at = monotonic() + self.config.graceful_timeout
         for sock in [] if self._retire else self._listeners.values():
             for _ in range(self.config.backlog):  # whoever is in the queue was promised service
-                connection = self._accept(sock)
-                if connection is None:
+                if (connection := self._accept(sock)) is None:
                     break
                 self._ready(connection)
         for connection in list(self.connections.values()):
