@@ -14,14 +14,12 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 
 from fulgate.config import Config, settings
 from fulgate.drivers.tx import Factory
 from fulgate.drivers.tx_pool import Pool
 from fulgate.endpoint import Endpoint
 from fulgate.errors import ConfigError
-from fulgate.gateways.resource import MountedSite, ResourceGateway
 from fulgate.gateways.wsgi import Application
 from fulgate.listener import inherited_on_stdin, systemd_sockets
 from fulgate.loader import load_app
@@ -234,6 +232,11 @@ class FastCGISite(_Logged):
         reactor: Any = None,
         **settings: Any,
     ) -> None:
+        # twisted.web is much to import for who serves WSGI.
+        from twisted.web.resource import IResource
+
+        from fulgate.gateways.resource import MountedSite, ResourceGateway
+
         reactor = reactor or _reactor()
         config = _of_a_factory(config, settings)
         if not IResource.providedBy(resource) and callable(getattr(resource, "resource", None)):

@@ -116,7 +116,7 @@ class Connection(protocol.Protocol):
             self.closed = True
             self.transport.abortConnection()
             return
-        with contextlib.suppress(AttributeError):  # a Unix socket has no such thing
+        with contextlib.suppress(AttributeError, OSError):  # a Unix socket has no such thing
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.hub.made(self)

@@ -174,10 +174,14 @@ class Channel:
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         # Twisted means to cut the body into chunks, which is HTTP's: FastCGI tells its end.
         self._request.chunked = 0
-        fields: Headers = []
-        for name, values in headers.getAllRawHeaders():
-            if name.lower() not in HOP_BY_HOP:
-                fields += [(name.decode("latin-1"), value.decode("latin-1")) for value in values]
+        pairs = headers  # a list of pairs, in older versions of Twisted
+        if not isinstance(headers, list):
+            pairs = [(name, one) for name, all in headers.getAllRawHeaders() for one in all]
+        fields: Headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in pairs
+            if name.lower() not in HOP_BY_HOP
+        ]
         status = f"{code.decode('latin-1')} {reason.decode('latin-1')}"
         try:
             body = check_status(status)
