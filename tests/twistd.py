@@ -206,3 +206,24 @@ def ask(endpoint: str, path: str = "/") -> Answer:
             "SERVER_PROTOCOL": "HTTP/1.1",
         },
     )
+
+
+# What tests have it run
+
+
+def tac(home: Path, *services: str, application: str = '"test"', more: str = "") -> str:
+    text = f"""\
+from twisted.application import internet, service
+from fulgate.twisted import FastCGIService
+import site_app
+{more}
+application = service.Application({application})
+"""
+    for made in services:
+        text += f"{made}.setServiceParent(application)\n"
+    (home / "app.tac").write_text(text)
+    return "app.tac"
+
+
+def service(home: Path, name: str = "app.sock", more: str = "") -> str:
+    return f'FastCGIService("unix:{home}/{name}?mode=666", wsgi=site_app.app{more})'
