@@ -315,6 +315,7 @@ def systemd(home: Path, listeners: list[socket.socket], names: str, *arguments: 
         "NOTIFY_SOCKET": str(home / "notify"),
     }
     return Twistd(
+        home,
         "-n",
         *arguments,
         command=[sys.executable, "-c", code, *TWISTD],
