@@ -136,14 +136,21 @@ def test_mod_fcgid(account: Account, script: Path, running: Running) -> None:
 
 def _user_of(pid: int) -> int:
     """Give the user whom Apache's workers run as, by their parent."""
-    uids = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except OSError:
-            continue
-        if f"\nPPid:\t{pid}\n" in text:
-            uids.add(int(text.split("\nUid:\t")[1].split()[1]))
+    uids: set[int] = set()
+
+    def workers() -> bool:  # they come after the process manager, which stays root
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text()
+            except OSError:
+                continue
+            if f"\nPPid:\t{pid}\n" in text:
+                uids.add(int(text.split("\nUid:\t")[1].split()[1]))
+        return bool(uids - {0})
+
+    deadline = time.monotonic() + PATIENCE
+    while not workers() and time.monotonic() < deadline:
+        time.sleep(0.02)
     (uid,) = uids - {0} or {0}
     return uid
 
