@@ -42,7 +42,7 @@ def installed(name: str) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     missing: dict[str, set[str]] = collections.defaultdict(set)
     config.stash[MISSING] = missing
-    # A shell has what it runs in the background ignore SIGINT, and what we start would inherit that.
+    # A shell has what it runs in the background ignore SIGINT; what we start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
