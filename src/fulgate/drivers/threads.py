@@ -243,9 +243,7 @@ class Threads:
         pending = self.pending
         poll = self.poller.poll
         while self._leader is me and not self._over:
-            try:
-                task = pending.popleft()
-            except IndexError:
+            if not pending:
                 before = perf_counter()
                 with self._turn:
                     # What was queued before this thread took the lead had nobody to wake.
@@ -254,6 +252,10 @@ class Threads:
                     events = poll(-1)
                 me.polled += perf_counter() - before
                 self._handle(events)
+                continue
+            try:
+                task = pending.popleft()
+            except IndexError:  # one that lost the lead was quicker
                 continue
             if self._hand_on:
                 with self._lock:
