@@ -265,6 +265,8 @@ SERVER = """\
             open(path + ".inside", "w").close()
             while not os.path.exists(path + ".go") and not environ["fulgate.aborted"]():
                 threading.Event().wait(0.01)
+        if environ["PATH_INFO"] == "/signal":
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         if environ["PATH_INFO"] == "/stuck":
             open(path + ".inside", "w").close()
             threading.Event().wait()
@@ -301,6 +303,15 @@ def held(path: Path, where: str = "/wait") -> Raw:
     raw.send(whole(where))
     until(Path(f"{path}.inside").exists, "it is not in the application")
     return raw
+
+
+@pytest.mark.statement("29")
+def test_a_signal_that_another_thread_gets_ends_it(folder: Path) -> None:
+    path = folder / "sock"
+    with serving(path) as process:
+        with Raw(path) as raw:
+            assert raw.request("/signal").body == b"ok"
+        assert process.wait(30) == 0
 
 
 @pytest.mark.statement("29")

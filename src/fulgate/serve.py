@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -341,6 +342,12 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
     """
     arrived: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
     inline: Inline | None = None
+    stopper: threading.Thread | None = None
+
+    def next_arrived() -> int:
+        while arrived.empty():
+            os.read(reader, 512)
+        return arrived.get()
 
     def note(number: int, frame: FrameType | None) -> None:
         arrived.put(number)
@@ -348,13 +355,18 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
             _end(inline, arrived)
 
     before = {number: signal.signal(number, note) for number in stop_signals}
+    # A thread that waits for a lock misses a signal that comes just before it waits, or that
+    # another thread got: the interpreter's byte in a pipe is there all the same.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     stacks.register()
     try:
         inline = server._start_anyhow()
         notify("READY=1")
         if inline is not None:
             return _run_inline(server, inline, arrived)
-        arrived.get()
+        next_arrived()
         notify("STOPPING=1")
 
         def stop() -> None:
@@ -362,6 +374,8 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
                 server.stop()
             finally:
                 arrived.put(0)
+                with contextlib.suppress(OSError):
+                    os.write(writer, b"\0")
 
         stopper = threading.Thread(target=stop, name="fulgate-stop", daemon=True)
         try:
@@ -370,7 +384,7 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
             for signal_number in before:
                 signal.signal(signal_number, signal.SIG_DFL)
             stop()
-        number = arrived.get()
+        number = next_arrived()
         if number:
             server.cut()
             stopper.join(1.0)
@@ -378,6 +392,10 @@ def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal
         return 0
     finally:
         stacks.unregister()
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(reader)
+        if stopper is None or not stopper.is_alive():  # else it writes there yet
+            os.close(writer)
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
 
