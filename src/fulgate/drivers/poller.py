@@ -76,6 +76,7 @@ def _close_both(one: int, other: int) -> None:
 
 
 if sys.platform == "linux":
+    ONE_SHOT: Final = select.EPOLLONESHOT | select.EPOLLRDHUP
 
     class EpollPoller:
         """epoll(7) with EPOLLONESHOT; EPOLLEXCLUSIVE does not go with that."""
@@ -86,10 +87,10 @@ if sys.platform == "linux":
             self._epoll.register(self._pipe.fd, select.EPOLLIN)
 
         def register(self, fd: int, mask: int) -> None:
-            self._epoll.register(fd, mask | (select.EPOLLONESHOT | select.EPOLLRDHUP))
+            self._epoll.register(fd, mask | ONE_SHOT)
 
         def modify(self, fd: int, mask: int) -> None:
-            self._epoll.modify(fd, mask | (select.EPOLLONESHOT | select.EPOLLRDHUP))
+            self._epoll.modify(fd, mask | ONE_SHOT)
 
         def unregister(self, fd: int) -> None:
             self._epoll.unregister(fd)

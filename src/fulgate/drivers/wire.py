@@ -351,7 +351,9 @@ class Wire(Carrier):
         else:
             self.phase = IDLE
             limit = hub.config.keep_alive
-        self._set_deadline(monotonic() + (limit or FOREVER))
+        self.deadline = deadline = monotonic() + (limit or FOREVER)
+        if deadline < hub.next_scan:
+            hub.alarm(deadline)
 
     def _settle_closing(self) -> None:
         if self.outbox.size:
