@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from fulgate import Server
+from fulgate.drivers import connection as connection_module
 from fulgate.drivers import poller as pollers
 from fulgate.drivers.connection import Connection
+from fulgate.drivers.poller import END as PEER_END
+from fulgate.drivers.poller import GONE, READ, WRITE
 from tests.driver_suite import *  # noqa: F403
 from tests.driver_suite.kit import (
     END,
@@ -32,7 +35,8 @@ from tests.driver_suite.kit import (
     until,
 )
 from tests.kqueue import FakeSelect
-from tests.raw import PATIENCE, Raw, head, post
+from tests.model import STDIN
+from tests.raw import PATIENCE, Raw, head, post, record
 
 
 class Running:
@@ -187,20 +191,20 @@ def test_a_request_that_is_queued_while_a_worker_takes_the_lead_is_served(
 ) -> None:
     """The control thread is slow between its poll and the queue; meanwhile the only worker comes
     back, finds nothing, and polls."""
-    received = Connection.received
+    ready = Connection.ready
 
-    def slowly(connection: Connection) -> None:
+    def slowly(connection: Connection, mask: int) -> None:
         if threading.current_thread().name == "fulgate-control":
             gate.open.set()
             time.sleep(0.2)
-        received(connection)
+        ready(connection, mask)
 
     gate = Gate()
     served = make_server(gate, threads=1)
     held = gate.hold(served, 1)
     with Raw(served.address) as raw:
         raw.values(b"FCGI_MPXS_CONNS")
-        monkeypatch.setattr(Connection, "received", slowly)
+        monkeypatch.setattr(Connection, "ready", slowly)
         assert raw.request().body == b"/hello"
         assert held[0].answer().body == b"/wait"
     held[0].socket.close()
@@ -229,27 +233,72 @@ def test_the_control_thread_leaves_the_poll_to_the_worker_that_comes_back(
 def test_no_descriptor_is_closed_under_who_receives(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who stops the server receives on a connection, while the thread that writes to it gives up:
-    the number may be another connection's by then."""
-    received = Connection.received
+    """A thread waits for a body while the server is cut: its descriptor's number may not be another
+    connection's before it comes back."""
+    wait = connection_module._wait
+    inside = Flag()
     open_still = list[bool]()
 
-    def slowly(connection: Connection) -> None:
-        if threading.current_thread() is stopper:
-            until(lambda: connection.closed, "the writer does not give up")
-            time.sleep(0.1)  # time for the writer to go on
-            open_still.append(connection.sock.fileno() >= 0)
-        received(connection)
+    def slowly(fd: int, events: int, seconds: float) -> bool:
+        inside.set()
+        came = wait(fd, events, seconds)  # shut down by who cuts
+        time.sleep(0.1)  # time for that one to go on
+        open_still.append(os.fstat(fd) is not None)
+        return came
 
-    served = make_server(lambda e, s: answer(s, bytes(9_000_000)), threads=1, send_timeout=0.3)
-    with ask(served) as raw:
-        raw.until(1, bytes(1000))
-        time.sleep(0.05)  # a few ticks: it is watched
-        monkeypatch.setattr(Connection, "received", slowly)
-        stopper = threading.Thread(target=served.stop)
-        stopper.start()
-        stopper.join(PATIENCE)
+    def app(environ: Environ, start: Start) -> Iterable[bytes]:
+        environ["wsgi.input"].read()
+        return answer(start)
+
+    monkeypatch.setattr(connection_module, "_wait", slowly)
+    served = make_server(app, threads=1, body_wait=0)
+    with Raw(served.address) as raw:
+        raw.send(head(**post(10)))
+        inside.come()
+        assert not served.stop(0)
     assert open_still == [True]
+
+
+def test_a_late_event_of_another_descriptor_does_no_harm(make_server: MakeServer) -> None:
+    """An event that says that the peer is gone may be of the one that had the number before."""
+    gate = Gate()
+    served = make_server(gate, threads=2)
+    (held,) = gate.hold(served, 1)
+    (connection,) = served.server._driver.connections.values()  # type: ignore[attr-defined]
+    for mask in (READ, GONE, READ | GONE, PEER_END, WRITE):
+        connection.ready(mask)
+    gate.open.set()
+    assert held.answer().body == b"/wait"
+    held.socket.close()
+
+
+def test_what_nobody_takes_is_told_once(make_server: MakeServer) -> None:
+    """Another request comes while the application has the first: the poller tells of what is
+    ready again and again, and whoever polls must not spin."""
+    gate = Gate()
+    served = make_server(gate, threads=2, body_wait=0)
+    polls = [0]
+    poller = served.server._driver.poller  # type: ignore[attr-defined]
+    poll = poller.poll
+
+    class Counted:
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            polls[0] += 1
+            found: list[tuple[int, int]] = poll(timeout)
+            return found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(poller, name)
+
+    served.server._driver.poller = Counted()  # type: ignore[attr-defined]
+    with Raw(served.address) as raw:
+        raw.send(head("/wait", **post(200_000)))
+        until(lambda: gate.inside, "it does not start")
+        raw.send(record(STDIN, 1, bytes(60_000)) * 3)
+        time.sleep(0.1)
+        assert polls[0] < 50
+        gate.open.set()
+    assert served.stop()
 
 
 def test_requests_that_wait_are_run_side_by_side(make_server: MakeServer) -> None:

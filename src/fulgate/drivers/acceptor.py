@@ -6,12 +6,13 @@ import contextlib
 import errno
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
 from fulgate.drivers.connection import Connection
-from fulgate.drivers.poller import READ
+from fulgate.drivers.poller import READ, SHARED
 from fulgate.drivers.wire import FOREVER, Hub, Wire
 from fulgate.exchange import ServerProtocol
 
@@ -30,8 +31,11 @@ class Acceptor:
     """The listening sockets of a driver, which is the `hub`.
 
     `make_protocol` gives the protocol of a connection that came from a listening socket;
-    `allowed` is asked about each peer. Whoever has a listening socket's one-shot event calls
-    `accept`; the control thread calls `resume` at the time that `again` says.
+    `allowed` is asked about each peer. Whoever has a listening socket's event calls `accept`; the
+    control thread calls `resume` at the time that `again` says.
+
+    While it pauses, the poller does not know the listening sockets: other processes that share
+    them may go on. `_lock` guards what it knows, and whether we pause.
     """
 
     def __init__(
@@ -50,37 +54,56 @@ class Acceptor:
         self._allowed = allowed
         self._accepting = True
         self._starved = False
+        self._lock = threading.Lock()
+        self._watched: set[int] = set()
 
     def start(self) -> None:
         """Have the poller report connections."""
         for fd, sock in self.listeners.items():
             sock.setblocking(False)
-            self._hub.poller.register(fd, READ)
+            self._hub.poller.register(fd, READ | SHARED)
+            self._watched.add(fd)
 
     def stop(self) -> None:
         """Take who is in the queue, since they were promised service, and close the sockets."""
-        for fd, sock in self.listeners.items():
-            with contextlib.suppress(OSError):
-                self._hub.poller.unregister(fd)
+        with self._lock:
+            self._unwatch()
+        for sock in self.listeners.values():
             self._accept(sock, self._hub.config.backlog)
             sock.close()
 
     def accept(self, fds: Iterable[int]) -> None:
-        """Accept on the sockets whose event the calling thread has, and arm them again."""
+        """Accept on the sockets that the poller has reported."""
         for fd in fds:
             try:
                 if not self._hub.stopping:
                     self._accept(self.listeners[fd], ACCEPTS_A_ROUND)
             except Exception:
                 log.exception("an error in the server, while it accepted a connection")
-            finally:
-                self._listen([fd])
 
     def resume(self) -> None:
         """Accept again, after a pause."""
         self.again = FOREVER
-        self._accepting = True
-        self._listen(self.listeners)
+        try:
+            with self._lock:
+                self._accepting = True
+                for fd in self.listeners.keys() - self._watched:
+                    if not self._hub.stopping:
+                        self._hub.poller.register(fd, READ | SHARED)
+                        self._watched.add(fd)
+        except OSError as error:
+            self._starve(error)
+
+    def _pause(self) -> None:
+        with self._lock:
+            self._accepting = False
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        for fd in self._watched:
+            with contextlib.suppress(OSError):
+                self._hub.poller.unregister(fd)
+        self._watched.clear()
 
     def one_left(self) -> None:
         """A connection is gone: if we pause, there may be room for another."""
@@ -92,10 +115,10 @@ class Acceptor:
         limit = self._hub.config.worker_connections
         for _ in range(most):
             if len(self._connections) >= limit:
-                self._accepting = False
-                if len(self._connections) >= limit:
-                    return  # `forget` sees to it
-                self._accepting = True  # one has gone since, and could not know
+                self._pause()
+                if len(self._connections) < limit:  # one has gone since, and could not know
+                    self.one_left()
+                return
             try:
                 sock, peer = listener.accept()
             except BlockingIOError:
@@ -124,23 +147,13 @@ class Acceptor:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self._hub, sock, self._make_protocol(listener))
         self._connections[connection.fd] = connection
-        connection.received()
+        connection.begin()
 
     def _starve(self, error: OSError) -> None:
         """No descriptor, or no memory, for another connection: pause, and say so once."""
-        self._accepting = False
+        self._pause()
         self.again = monotonic() + ACCEPT_PAUSE
         self._hub.alarm(self.again)
         if not self._starved:
             self._starved = True
             log.error("cannot accept connections for now: %s", error.strerror)
-
-    def _listen(self, fds: Iterable[int]) -> None:
-        if not self._accepting or self._hub.stopping:
-            return
-        try:
-            for fd in fds:
-                self._hub.poller.modify(fd, READ)
-        except OSError as error:
-            if not self._hub.stopping:  # else it has been unregistered meanwhile
-                self._starve(error)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import select
-import threading
 
 from fulgate.drivers.poller import READ
-from fulgate.drivers.wire import APP, ARMED, HELD, READING, RECEIVE, Wire
+from fulgate.drivers.wire import APP, ARMED, READING, RECEIVE, Wire
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange
 
@@ -26,13 +25,6 @@ class Connection(Wire):
     def receive(self, exchange: Exchange) -> bytes:
         while True:
             with self.lock:
-                data = self._body(exchange)
-                if data is not None:
-                    return data
-                while self.inbound == HELD and not self.closed:
-                    if self._changed is None:
-                        self._changed = threading.Condition(self.lock)
-                    self._changed.wait()
                 data = self._body(exchange)
                 if data is not None:
                     return data
@@ -66,7 +58,7 @@ class Connection(Wire):
             raise Aborted(str(exchange.refused))
         data = exchange.take()
         if data:
-            if self.inbound == ARMED and self._armed != -1 and not self._armed & READ:
+            if self.inbound == ARMED and not self._armed & READ:
                 self._arm()  # there is room for more
             return data
         return b"" if exchange.stdin_ended else None

@@ -1,8 +1,10 @@
-"""One-shot pollers that several threads share: epoll, kqueue, and poll(2) for the rest.
+"""Pollers that several threads share: epoll, kqueue, and poll(2) for the rest.
 
-Events are bit masks of READ, WRITE and HANGUP. A descriptor that was reported is silent until
-`modify` arms it again. Any thread may register, modify and unregister while another polls; one
-thread at a time polls. `wake` ends a poll early, from any thread.
+Events are bit masks of READ, WRITE, END and GONE. What is ready is reported by each poll, until it
+is taken or `modify` asks for less: a request costs no call to arm its connection again. Any thread
+may register, modify and unregister while another polls, so an event may be late: of something that
+another thread has just taken, or of a number that names another descriptor by now. `wake` ends a
+poll early, from any thread.
 """
 
 from __future__ import annotations
@@ -17,11 +19,25 @@ from typing import Any, Final, Protocol
 
 from fulgate.errors import ConfigError
 
-__all__ = ["HANGUP", "READ", "WRITE", "EpollPoller", "KqueuePoller", "PollPoller", "Poller", "make"]
+__all__ = [
+    "END",
+    "GONE",
+    "READ",
+    "SHARED",
+    "WRITE",
+    "EpollPoller",
+    "KqueuePoller",
+    "PollPoller",
+    "Poller",
+    "make",
+]
 
+# The values are epoll's.
 READ: Final = 1
 WRITE: Final = 4
-HANGUP: Final = 0x2018  # any of EPOLLHUP, EPOLLERR and EPOLLRDHUP
+END: Final = 0x2000  # the peer sends no more; READ tells of that too (EPOLLRDHUP)
+GONE: Final = 0x18  # there is no peer any more; needs not be asked for (EPOLLERR | EPOLLHUP)
+SHARED: Final = 1 << 28  # of a listening socket: wake one of the processes (EPOLLEXCLUSIVE)
 
 POLLRDHUP: Final[int] = getattr(select, "POLLRDHUP", 0)  # where poll(2) has it
 
@@ -29,7 +45,10 @@ Events = list[tuple[int, int]]
 
 
 class Poller(Protocol):
-    """What the driver needs of a poller. `mask` is READ | WRITE; HANGUP is always reported."""
+    """What the driver needs of a poller. `mask` is any of READ, WRITE and END, or 0.
+
+    `register` takes READ | SHARED too, for what is never modified.
+    """
 
     def register(self, fd: int, mask: int) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
@@ -76,10 +95,9 @@ def _close_both(one: int, other: int) -> None:
 
 
 if sys.platform == "linux":
-    ONE_SHOT: Final = select.EPOLLONESHOT | select.EPOLLRDHUP
 
     class EpollPoller:
-        """epoll(7) with EPOLLONESHOT; EPOLLEXCLUSIVE does not go with that."""
+        """epoll(7), level-triggered."""
 
         def __init__(self) -> None:
             self._pipe = WakePipe()
@@ -87,10 +105,10 @@ if sys.platform == "linux":
             self._epoll.register(self._pipe.fd, select.EPOLLIN)
 
         def register(self, fd: int, mask: int) -> None:
-            self._epoll.register(fd, mask | ONE_SHOT)
+            self._epoll.register(fd, mask)
 
         def modify(self, fd: int, mask: int) -> None:
-            self._epoll.modify(fd, mask | ONE_SHOT)
+            self._epoll.modify(fd, mask)
 
         def unregister(self, fd: int) -> None:
             self._epoll.unregister(fd)
@@ -110,10 +128,10 @@ if sys.platform == "linux":
 
 
 class KqueuePoller:
-    """kqueue(2) with EV_ONESHOT. The module is a parameter, so that a test can stand in for it.
+    """kqueue(2). The module is a parameter, so that a test can stand in for it.
 
-    Read and write are filters of their own, each one-shot: reporting one of them deletes the
-    other, so that a descriptor is silent after any event, as it is under epoll.
+    Read and write are filters of their own. It cannot tell END from GONE; without READ and END
+    wanted it tells of neither, and with WRITE alone of GONE.
     """
 
     def __init__(self, module: Any = select) -> None:
@@ -126,34 +144,35 @@ class KqueuePoller:
         self._masks: dict[int, int] = {}
 
     def register(self, fd: int, mask: int) -> None:
+        self._masks[fd] = 0
         self.modify(fd, mask)
 
     def modify(self, fd: int, mask: int) -> None:
         m = self._module
-        # Without READ wanted, the read filter still tells of the peer's end, with a low-water
-        # mark that no amount of data reaches.
-        if mask & READ:
-            read = m.kevent(fd, m.KQ_FILTER_READ, m.KQ_EV_ADD | m.KQ_EV_ONESHOT)
-        else:
-            read = m.kevent(
-                fd, m.KQ_FILTER_READ, m.KQ_EV_ADD | m.KQ_EV_ONESHOT, m.KQ_NOTE_LOWAT, 0x7FFFFFFF
-            )
-        changes = [read]
-        if mask & WRITE:
-            changes.append(m.kevent(fd, m.KQ_FILTER_WRITE, m.KQ_EV_ADD | m.KQ_EV_ONESHOT))
+        before = self._masks[fd]
         self._masks[fd] = mask
-        self._kqueue.control(changes, 0, 0)
+        if mask & READ:
+            self._kqueue.control([m.kevent(fd, m.KQ_FILTER_READ, m.KQ_EV_ADD)], 0, 0)
+        elif mask & END:
+            # A low-water mark that no amount of data reaches.
+            end = m.kevent(fd, m.KQ_FILTER_READ, m.KQ_EV_ADD, m.KQ_NOTE_LOWAT, 0x7FFFFFFF)
+            self._kqueue.control([end], 0, 0)
+        elif before & (READ | END):
+            self._delete(fd, m.KQ_FILTER_READ)
+        if mask & WRITE:
+            self._kqueue.control([m.kevent(fd, m.KQ_FILTER_WRITE, m.KQ_EV_ADD)], 0, 0)
+        elif before & WRITE:
+            self._delete(fd, m.KQ_FILTER_WRITE)
 
     def unregister(self, fd: int) -> None:
-        self._masks.pop(fd, None)
-        self._delete(fd)
+        if fd in self._masks:
+            self.modify(fd, 0)
+            self._masks.pop(fd, None)
 
-    def _delete(self, fd: int) -> None:
+    def _delete(self, fd: int, kind: int) -> None:
         m = self._module
-        for kind in (m.KQ_FILTER_READ, m.KQ_FILTER_WRITE):
-            # A filter that has fired, or was never armed, is not there any more.
-            with contextlib.suppress(OSError):
-                self._kqueue.control([m.kevent(fd, kind, m.KQ_EV_DELETE)], 0, 0)
+        with contextlib.suppress(OSError):  # it went with a descriptor that was closed
+            self._kqueue.control([m.kevent(fd, kind, m.KQ_EV_DELETE)], 0, 0)
 
     def poll(self, timeout: float) -> Events:
         m = self._module
@@ -163,13 +182,11 @@ class KqueuePoller:
             if fd == self._pipe.fd:
                 merged[fd] = READ
                 continue
-            mask = WRITE if event.filter == m.KQ_FILTER_WRITE else READ & self._masks.get(fd, READ)
+            wanted = self._masks.get(fd, 0)
+            mask = WRITE if event.filter == m.KQ_FILTER_WRITE else READ & wanted
             if event.flags & m.KQ_EV_EOF:
-                mask |= HANGUP
+                mask |= GONE if mask == WRITE else END
             merged[fd] = merged.get(fd, 0) | mask
-        for fd in merged:
-            if self._masks.get(fd, 0) & WRITE:
-                self._delete(fd)
         return list(merged.items())
 
     def wake(self) -> None:
@@ -216,7 +233,7 @@ class PollPoller:
             poll.register(self._pipe.fd, select.POLLIN)
             for fd, mask in self._armed.items():
                 # POLLIN and POLLOUT have the values of READ and WRITE nearly everywhere.
-                wanted = POLLRDHUP | (select.POLLIN if mask & READ else 0)
+                wanted = (select.POLLIN if mask & READ else 0) | (POLLRDHUP if mask & END else 0)
                 poll.register(fd, wanted | (select.POLLOUT if mask & WRITE else 0))
             self._polling = True
         try:
@@ -229,13 +246,14 @@ class PollPoller:
             for fd, found in ready:
                 if self._pipe.drain_if(fd):
                     continue
-                # POLLNVAL: closed meanwhile. What was unregistered or fired is not armed.
-                if found & select.POLLNVAL or self._armed.pop(fd, None) is None:
+                # POLLNVAL: closed meanwhile.
+                if found & select.POLLNVAL or fd not in self._armed:
                     continue
                 mask = READ if found & select.POLLIN else 0
                 mask |= WRITE if found & select.POLLOUT else 0
-                mask |= HANGUP if found & (select.POLLHUP | select.POLLERR | POLLRDHUP) else 0
-                events.append((fd, mask))
+                mask |= END if found & POLLRDHUP else 0
+                mask |= GONE if found & (select.POLLHUP | select.POLLERR) else 0
+                events.append((fd, mask & (self._armed[fd] | GONE)))
         return events
 
     def wake(self) -> None:

@@ -7,23 +7,23 @@ may block: the socket does not block, and under the lock it is only written to.
 
 *Inbound*, the right to receive, belongs to one party at a time, as `inbound` says:
 
-- ARMED: the poller has it; whoever polls takes it with the connection's event.
-- HELD: the thread that handles an event, or the control thread at a deadline, has it.
+- ARMED: the poller has it; whoever polls receives, under the lock.
 - APP: the thread that runs the request has it, and is in the application. The control thread may
   take it from there to ARMED, so that aborts are seen while the application runs.
-- READING: the same thread, inside `receive`.
+- READING: the same thread, inside `receive`, without the lock where it has to wait.
 
-Taking it from ARMED needs no call to the poller: an event that comes late finds another owner and
-is dropped, and arming again reports what is still there. `recv` is called by the owner, outside
-the lock; so a close while HELD or READING, or while a thread waits in `_wait_writable`, only
-shuts the socket down, and that thread closes the descriptor when it comes back. Else the number
-could name another connection by then.
+Taking it from ARMED needs no call to the poller: an event that comes while another has it is
+dropped, and only then the poller is asked to be silent, since it would tell of it again and again.
+While READING, or while a thread waits in `_wait_writable`, a close only shuts the socket down,
+and that thread closes the descriptor when it comes back. Else the number could name another
+connection by then.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import threading
 from collections import deque
@@ -32,19 +32,18 @@ from typing import Final, Protocol
 
 from fulgate.config import Config
 from fulgate.drivers.outbox import Outbox
-from fulgate.drivers.poller import HANGUP, READ, WRITE, Poller
+from fulgate.drivers.poller import END, GONE, READ, WRITE, Poller
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Carrier, Exchange, ServerProtocol
 
-__all__ = ["APP", "ARMED", "FOREVER", "HELD", "READING", "RECEIVE", "Hub", "Task", "Wire"]
+__all__ = ["APP", "ARMED", "FOREVER", "READING", "RECEIVE", "Hub", "Task", "Wire"]
 
 log = logging.getLogger("fulgate")
 
 # who may receive
 ARMED: Final = 0
-HELD: Final = 1
-APP: Final = 2
-READING: Final = 3
+APP: Final = 1
+READING: Final = 2
 
 # what the deadline is for
 NEW: Final = 0  # accepted, nothing heard yet
@@ -80,7 +79,7 @@ class Hub(Protocol):
 
 
 class Wire(Carrier):
-    """One accepted connection. Made with inbound HELD by the calling thread; then `received`."""
+    """One accepted connection, of which nobody knows yet; `begin` is called next."""
 
     def __init__(self, hub: Hub, sock: socket.socket, protocol: ServerProtocol) -> None:
         self.hub = hub
@@ -88,7 +87,7 @@ class Wire(Carrier):
         self.fd = sock.fileno()
         self.protocol = protocol
         self.lock = threading.Lock()
-        self.inbound = HELD
+        self.inbound = ARMED
         self.phase = NEW
         self.deadline = FOREVER
         self.waiting: Exchange | None = None  # its body is waited for
@@ -96,55 +95,61 @@ class Wire(Carrier):
         self.outbox = Outbox()
         self.closed = False
         self._registered = False
-        self._armed = -1  # the mask that the poller has, -1 when it has reported since
+        self._armed = 0  # the mask that the poller has
         self._users = 0  # threads that wait for the descriptor, beside the owner of inbound
-        self._changed: threading.Condition | None = None  # inbound is HELD no more
         self._half_closed = 0.0  # when we shut our side, to linger
         self._unlogged: list[Exchange] = []  # ended here, to be logged outside the lock
 
     # ---------------------------------------------------------------- called by whoever polls
 
-    def ready(self, mask: int) -> None:
-        """Handle an event: flush, receive, and put what may run into the hub's queue."""
+    def begin(self) -> None:
+        """Receive what came with the connection, and have the poller look after the rest."""
         with self.lock:
-            self._armed = -1
-            if self.closed:
-                return
-            if mask & WRITE:
-                self._flush()
-            if mask & READ and self.inbound == ARMED and not self.closed:
-                self.inbound = HELD
-            else:
-                # A hang-up while we do not read is the peer's end; what it sent last is lost.
-                if mask & HANGUP:
-                    self._close()
-                self._arm()
-                mask = 0
-        if mask:
-            self.received()
-        elif self._unlogged:
-            self._log_ended()
-
-    def received(self) -> None:
-        """Receive once, as the holder of inbound, and act on what came."""
-        data: bytes | None
-        try:
-            data = self.sock.recv(RECEIVE)
-        except BlockingIOError:
-            data = None
-        except OSError:
-            data = b""
-        with self.lock:
-            if data is not None and not self.closed:
-                self._take(data)
+            self._receive()
             self._settle()
         if self._unlogged:
             self._log_ended()
 
+    def ready(self, mask: int) -> None:
+        """Handle an event: flush, receive, and put what may run into the hub's queue."""
+        with self.lock:
+            if mask == READ and self.inbound == ARMED:
+                if not self.closed and self._receive():
+                    self._settle()
+            elif not self.closed:
+                self._ready(mask)
+        if self._unlogged:
+            self._log_ended()
+
+    def _ready(self, mask: int) -> None:
+        """Handle an event that is not just that of the peer's bytes, which we wait for."""
+        if mask & WRITE:
+            self._flush()
+        if self.closed:
+            return
+        if mask & READ and self.inbound == ARMED:
+            if self._receive():
+                self._settle()
+        elif (mask & END and self.inbound == ARMED) or (mask & GONE and _is_gone(self.fd)):
+            self._close()  # END: and there is no room for what it sent last
+        self._arm(mask)
+
+    def _receive(self) -> bool:
+        """Receive once, and act on what came; False when nothing did."""
+        data: bytes
+        try:
+            data = self.sock.recv(RECEIVE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        self._take(data)
+        return True
+
     def expire(self, now: float) -> None:
         """Act on the deadline, if it has passed; called by the control thread."""
         with self.lock:
-            if self.closed or self.deadline > now or self.inbound == HELD:
+            if self.closed or self.deadline > now:
                 return
             if self.waiting is not None:
                 self._start(self.waiting, now)
@@ -175,16 +180,20 @@ class Wire(Carrier):
                 return
             if self.phase == ARRIVING:
                 self._set_deadline(min(self.deadline, monotonic() + ARRIVED_AT_STOP))
-            self.inbound = HELD
-        self.received()
+            self._receive()
+            self._settle()
+        if self._unlogged:
+            self._log_ended()
 
     def catch_up(self) -> None:
         """See whether the peer went while its request was queued; by the thread that runs it."""
         with self.lock:
             if self.closed or self.inbound != APP:
                 return
-            self.inbound = HELD
-        self.received()
+            self._receive()
+            self._settle()
+        if self._unlogged:
+            self._log_ended()
 
     def flush(self) -> None:
         """Wait until all that was written has left, or the connection is closed."""
@@ -303,8 +312,7 @@ class Wire(Carrier):
             self.running = None
         if self.protocol.closing:
             self._finish_closing(exchange)
-        if self.inbound != HELD:
-            self._settle()
+        self._settle()
 
     def _finish_closing(self, exchange: Exchange) -> None:
         self.phase = CLOSING if exchange.stdin_ended or exchange.broken else LINGER
@@ -336,8 +344,6 @@ class Wire(Carrier):
                     limit = min(limit, ARRIVED_AT_STOP)
                 self._set_deadline(monotonic() + limit)
             self._arm()
-        if self._changed is not None:
-            self._changed.notify_all()
 
     def _settle_idle(self) -> None:
         hub = self.hub
@@ -425,8 +431,12 @@ class Wire(Carrier):
             elif self.protocol.idle:
                 self._settle_idle()
 
-    def _arm(self) -> None:
-        """Tell the poller what we wait for: the peer's next bytes, room to write, its end."""
+    def _arm(self, reported: int = 0) -> None:
+        """Tell the poller what we wait for: the peer's next bytes, room to write, its end.
+
+        What it looks for in vain costs nothing, so it is told to look for less only when it has
+        `reported` what nobody waits for.
+        """
         if self.closed:
             return
         unsent = self.outbox.size
@@ -437,9 +447,10 @@ class Wire(Carrier):
                 running is None or running.body_size <= self.hub.config.body_buffer
             ):
                 mask |= READ
-        elif not mask:
-            return
-        if mask == self._armed:
+            else:
+                mask |= END
+        armed = self._armed
+        if mask == armed or not (mask & ~armed or reported & armed & ~mask):
             return
         try:
             if self._registered:
@@ -471,17 +482,22 @@ class Wire(Carrier):
             self.sock.shutdown(socket.SHUT_RDWR)
         self.hub.forget(self)
         self._release_descriptor()
-        if self._changed is not None:
-            self._changed.notify_all()
 
     def _release_descriptor(self) -> None:
-        if not self._users and (self.inbound == ARMED or self.inbound == APP):
+        if not self._users and self.inbound != READING:
             self.sock.close()
 
     def _log_ended(self) -> None:
         ended, self._unlogged = self._unlogged, []
         for exchange in ended:
             self.hub.ended(exchange)
+
+
+def _is_gone(fd: int) -> bool:
+    """Ask for the peer again: an event may be of the one that had this number before."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 Task = tuple[Wire, Exchange]

@@ -5,6 +5,7 @@ Names are the specification's own; the sections in brackets are its sections.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any, Final
 
@@ -69,6 +70,8 @@ CANT_MPX_CONN: Final = 1
 OVERLOADED: Final = 2
 UNKNOWN_ROLE: Final = 3
 
+_high_byte = re.compile(rb"[\x80-\xff]").search
+
 pack_header = struct.Struct(">BBHHBx").pack
 read_header = struct.Struct(">BBHHBx").unpack_from
 pack_end_request = struct.Struct(">BBHHBxIB3x").pack
@@ -123,27 +126,35 @@ def decode_pairs(raw: bytes) -> list[tuple[str, str]]:
 def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
     """Give what `decode_pairs` does as a dictionary, and the count of pairs.
 
-    The last of a repeated name stays. This runs for every request: short lengths, which nearly
-    all are, are read here, and the end is checked once.
+    The last of a repeated name stays. This runs for every request. A pair whose lengths stand
+    before the next byte of 0x80 or more has short ones: so nearly all are read without a look.
     """
     params: dict[str, Any] = {}
     text = raw.decode("latin-1")
     end = len(raw)
-    pos = count = 0
+    stop = count = 0
+    limit = end if raw.isascii() else 0  # lengths before it are short
     try:
-        for count in range(end + 1):  # noqa: B007  # the end is met as IndexError before
-            middle = raw[pos]
-            stop = raw[pos + 1]
-            if middle | stop < 0x80:
-                pos += 2
-            else:
-                middle, pos = _next_length(raw, pos)
-                stop, pos = _next_length(raw, pos)
-            middle += pos
-            stop += middle
-            params[text[pos:middle]] = text[middle:stop]
-            pos = stop
+        while True:
+            while stop < limit:
+                pos = stop + 2
+                middle = pos + raw[stop]
+                stop = middle + raw[stop + 1]
+                params[text[pos:middle]] = text[middle:stop]
+                count += 1
+            if stop >= end:
+                break
+            found = _high_byte(raw, stop)
+            limit = end if found is None else found.start() - 1
+            if stop >= limit:
+                name_length, pos = _next_length(raw, stop)
+                value_length, pos = _next_length(raw, pos)
+                middle = pos + name_length
+                stop = middle + value_length
+                params[text[pos:middle]] = text[middle:stop]
+                count += 1
     except IndexError:
-        if pos != end:
-            raise ProtocolError("a name-value pair is cut short") from None
+        stop = -1
+    if stop != end:
+        raise ProtocolError("a name-value pair is cut short")
     return params, count
