@@ -2,7 +2,8 @@
 
 By default with cProfile, which counts calls (per request) and inflates the cost of small ones;
 --sample asks py-spy instead, which costs little and tells times as they are; --syscalls counts
-system calls with strace.
+system calls with strace. With --compiled it is the compiled build that is looked into, by the
+names of its C functions, while they hold the GIL: system calls are not among its samples.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import pstats
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loads import WORKLOADS
-from peers import BENCH, BUILD, PEERS, PYTHON, VENV, Peer, Running, prepare
+from install import prepare
+from loads import load_command
+from peers import BENCH, COMPILED_PYTHON, PEERS, PYTHON, VENV, Peer
+from running import Running
+from workloads import WORKLOADS
 
 
 def options() -> argparse.Namespace:
@@ -36,19 +41,21 @@ def options() -> argparse.Namespace:
     add("--sort", choices=["tottime", "cumtime", "ncalls"], default="tottime")
     add("--sample", action="store_true", help="with py-spy")
     add("--syscalls", action="store_true", help="with strace")
-    return parser.parse_args()
+    add("--compiled", action="store_true", help="the compiled build; with --sample or --syscalls")
+    chosen = parser.parse_args()
+    if chosen.compiled and not (chosen.sample or chosen.syscalls):
+        parser.error("cProfile does not see compiled functions: add --sample or --syscalls")
+    return chosen
+
+
+def peer_of(chosen: argparse.Namespace) -> Peer:
+    return PEERS["fulgate-compiled" if chosen.compiled else "fulgate"]
 
 
 def load(chosen: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Load the server on its socket; give what the load generator saw."""
-    workload = WORKLOADS[chosen.workload]
-    first = min(os.sched_getaffinity(0))
-    command = [
-        str(BUILD / "load"), "--json", "--cpu", str(first), "--warmup", "0",
-        "--connections", str(chosen.connections), "--seconds", str(chosen.seconds),
-        "--path", workload.path, "--body", str(workload.body),
-        *([] if workload.keep else ["--close"]), f"unix:{path}",
-    ]  # fmt: skip
+    workload = replace(WORKLOADS[chosen.workload], connections=chosen.connections)
+    command = load_command(peer_of(chosen), workload, path, chosen.seconds, warmup=0)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen
@@ -59,11 +66,15 @@ def served(chosen: argparse.Namespace, before: list[str], path: Path) -> Running
     last = max(os.sched_getaffinity(0))
 
     def command(at: Path) -> list[str]:
-        serve = ["serve", "hello:app", "--bind", f"unix:{at}", "--threads", str(chosen.threads)]
+        serve = ["serve", "work:app", "--bind", f"unix:{at}", "--threads", str(chosen.threads)]
         return [*before, *serve]
 
-    peer: Peer = replace(PEERS["fulgate"], command=command)
+    peer: Peer = replace(peer_of(chosen), command=command)
     return Running(peer, path, last)
+
+
+def python_of(chosen: argparse.Namespace) -> str:
+    return str(COMPILED_PYTHON if chosen.compiled else PYTHON)
 
 
 def shortened(name: str) -> str:
@@ -98,10 +109,11 @@ def by_samples(chosen: argparse.Namespace, folder: Path) -> None:
     if not spy.exists():
         subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "py-spy"], check=True)
     out = folder / "samples"
-    with served(chosen, [str(PYTHON), "-m", "fulgate"], folder / "s") as run:
+    with served(chosen, [python_of(chosen), "-m", "fulgate"], folder / "s") as run:
         record = subprocess.Popen(
             [spy, "record", "--pid", str(run.process.pid), "--format", "raw", "--output", out,
-             "--rate", "500", "--duration", str(max(1, int(chosen.seconds))), "--nonblocking"],
+             "--rate", "500", "--duration", str(max(1, int(chosen.seconds))),
+             *(["--native", "--gil"] if chosen.compiled else ["--nonblocking"])],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         seen = load(chosen, run.path)
@@ -116,14 +128,15 @@ def by_samples(chosen: argparse.Namespace, folder: Path) -> None:
     total = sum(own.values())
     print(f"{seen['rps']:,.0f} requests/s; {total} samples\n  own %  all %")
     for frame, samples in own.most_common(chosen.lines):
-        print(f"{100 * samples / total:7.1f} {100 * everywhere[frame] / total:6.1f}  {frame}")
+        short = re.sub(r"\(\w+__mypyc\..*\)", "(compiled)", frame)
+        print(f"{100 * samples / total:7.1f} {100 * everywhere[frame] / total:6.1f}  {short}")
 
 
 def by_system_calls(chosen: argparse.Namespace, folder: Path) -> None:
     if not shutil.which("strace"):
         raise SystemExit("not installed: strace")
     out = folder / "calls"
-    with served(chosen, [str(PYTHON), "-m", "fulgate"], folder / "s") as run:
+    with served(chosen, [python_of(chosen), "-m", "fulgate"], folder / "s") as run:
         strace = subprocess.Popen(
             ["strace", "-f", "-q", "-c", "-o", out, "-p", str(run.process.pid)]
         )
@@ -141,7 +154,8 @@ def by_system_calls(chosen: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     chosen = options()
-    prepare([PEERS["fulgate"]])
+    if failed := prepare([peer_of(chosen)]):
+        raise SystemExit(next(iter(failed.values())))
     kind = by_samples if chosen.sample else by_system_calls if chosen.syscalls else by_calls
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         kind(chosen, Path(folder))

@@ -5,14 +5,12 @@
  * a new one (--close), closed here as soon as END_REQUEST has come, as nginx does.
  * What counts as an error: a connection that closes before END_REQUEST, a record that is not
  * FastCGI 1.0 or is not of the request, a protocolStatus other than REQUEST_COMPLETE, a CGI
- * status other than 2xx, a length of STDOUT that differs from the first answer's.
+ * status other than 2xx, a length of STDOUT that differs from the first answer's on that path.
  * The process reports its own CPU time: near 100 % of the wall time it is the bottleneck itself.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <getopt.h>
-#include <inttypes.h>
-#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -27,250 +25,25 @@
 #include <unistd.h>
 
 #include "load_endpoint.h"
-#include "load_latency.h"
 #include "load_request.h"
+#include "load_conn.h"
+#include "load_report.h"
+
+static const double IDLE_WAIT = 10;   /* seconds at most for the idle connections' one answer */
 
 typedef struct {
-    int fd;
-    bool connected_late;      /* to be tried again: the accept queue was full */
-    bool wants_write;         /* EPOLLOUT is on */
-    bool in_flight;
-    bool head_checked;
-    uint64_t began;           /* ns: when the request's first byte was offered */
-    uint64_t served;          /* requests answered since the measuring began */
-    size_t written;           /* bytes of the request already taken by the socket */
-    unsigned char header[8];  /* of the record that is being read */
-    int header_have;
-    unsigned content_left, padding_left;
-    unsigned char end[8];     /* body of END_REQUEST */
-    int end_have;
-    uint64_t answer_size;     /* bytes of STDOUT */
-    char head[16];            /* first bytes of STDOUT */
-    unsigned head_have;
-} Conn;
+    int connections, idle, silent;
+    int aside;                /* further connections, one kind of request each */
+    double seconds, warmup, churn;
+    size_t body;
+    const char *method;
+    char *more[64];
+    int n_more;
+    bool json;
+} Options;
 
-static bool keep = true;
-static int poller;
 static Conn *conns;
-static int connections = 32;
-static uint64_t requests_done, requests_all, limit_requests, errors, bytes_in, connects, retries;
-static uint64_t expected_size;
-static bool expected_known, measuring, stopping;
-static char first_error[160];
-
-/* ---- connections ---- */
-
-static void failed(Conn *c, const char *why);
-static void send_more(Conn *c);
-
-static void watch(Conn *c, bool write) {
-    struct epoll_event e = {.events = EPOLLIN | (write ? EPOLLOUT : 0), .data.ptr = c};
-    if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &e))
-        die("epoll_ctl");
-    c->wants_write = write;
-}
-
-static void start_request(Conn *c) {
-    if (stopping || (limit_requests && requests_all + 1 > limit_requests)) {
-        c->in_flight = false;
-        return;
-    }
-    c->in_flight = true;
-    c->written = 0;
-    c->header_have = c->end_have = 0;
-    c->content_left = c->padding_left = 0;
-    c->answer_size = 0;
-    c->head_have = 0;
-    c->head_checked = false;
-    if (keep)
-        c->began = now_ns();
-    send_more(c);
-}
-
-static void open_connection(Conn *c) {
-    if (!keep || !c->connected_late)
-        c->began = now_ns();
-    c->connected_late = false;
-    c->wants_write = false;
-    c->fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0)
-        die("socket");
-    if (is_tcp) {
-        int one = 1;
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    }
-    connects++;
-    if (connect(c->fd, (struct sockaddr *)&address, address_size) && errno != EINPROGRESS) {
-        if (errno != EAGAIN && errno != ECONNREFUSED)
-            die("connect");
-        close(c->fd);   /* the accept queue is full: again in a moment */
-        c->fd = -1;
-        c->connected_late = true;
-        retries++;
-        return;
-    }
-    struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &e))
-        die("epoll_ctl");
-    start_request(c);
-}
-
-static void failed(Conn *c, const char *why) {
-    errors++;
-    if (!first_error[0])
-        snprintf(first_error, sizeof first_error, "%s", why);
-    if (c->fd >= 0)
-        close(c->fd);
-    c->fd = -1;
-    c->in_flight = false;
-    c->connected_late = true;   /* not at once: a server that only refuses would be hammered */
-}
-
-static void send_more(Conn *c) {
-    while (c->written < request_size) {
-        ssize_t n = send(c->fd, request + c->written, request_size - c->written, MSG_NOSIGNAL);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno == EAGAIN || errno == ENOTCONN) {
-                if (!c->wants_write)
-                    watch(c, true);
-                return;
-            }
-            if (errno == EPIPE)
-                break;   /* an early answer may still wait to be read */
-            failed(c, "send failed");
-            return;
-        }
-        c->written += (size_t)n;
-    }
-    if (c->wants_write)
-        watch(c, false);
-}
-
-static void ended(Conn *c) {
-    requests_all++;
-    if (measuring) {
-        requests_done++;
-        c->served++;
-        count_latency(now_ns() - c->began);
-    }
-    if (!expected_known) {
-        expected_known = true;
-        expected_size = c->answer_size;
-    } else if (c->answer_size != expected_size) {
-        failed(c, "an answer of another length than the first");
-        return;
-    }
-    if (c->end[4]) {
-        failed(c, "a protocolStatus other than REQUEST_COMPLETE");
-        return;
-    }
-    if (!c->head_checked || memcmp(c->head, "Status: 2", 9)) {
-        failed(c, "a status other than 2xx");
-        return;
-    }
-    if (keep && c->written == request_size) {
-        start_request(c);
-        return;
-    }
-    close(c->fd);   /* also after an early answer to a body that was not all sent, as nginx does */
-    c->fd = -1;
-    c->in_flight = false;
-    if (!stopping)
-        open_connection(c);
-}
-
-/* Take received bytes. False when the connection failed, or its request ended (the rest is void). */
-static bool take(Conn *c, const unsigned char *p, size_t n) {
-    while (n) {
-        if (c->header_have < 8) {
-            size_t part = (size_t)(8 - c->header_have) < n ? (size_t)(8 - c->header_have) : n;
-            memcpy(c->header + c->header_have, p, part);
-            c->header_have += (int)part;
-            p += part;
-            n -= part;
-            if (c->header_have < 8)
-                break;
-            c->content_left = (unsigned)c->header[4] << 8 | c->header[5];
-            c->padding_left = c->header[6];
-            int type = c->header[1];
-            if (c->header[0] != 1 || c->header[2] || c->header[3] != 1 ||
-                (type != STDOUT && type != STDERR && type != END_REQUEST) ||
-                (type == END_REQUEST && c->content_left != 8)) {
-                failed(c, "a record that does not belong here");
-                return false;
-            }
-        }
-        if (c->content_left) {
-            size_t part = c->content_left < n ? c->content_left : n;
-            if (c->header[1] == STDOUT) {
-                if (c->head_have < sizeof c->head) {
-                    size_t room = sizeof c->head - c->head_have;
-                    size_t some = part < room ? part : room;
-                    memcpy(c->head + c->head_have, p, some);
-                    c->head_have += (unsigned)some;
-                    c->head_checked = c->head_have >= 9;
-                }
-                c->answer_size += part;
-            } else if (c->header[1] == END_REQUEST) {
-                memcpy(c->end + c->end_have, p, part);
-                c->end_have += (int)part;
-            }
-            c->content_left -= (unsigned)part;
-            p += part;
-            n -= part;
-        }
-        if (!c->content_left && c->padding_left) {
-            size_t part = c->padding_left < n ? c->padding_left : n;
-            c->padding_left -= (unsigned)part;
-            p += part;
-            n -= part;
-        }
-        if (!c->content_left && !c->padding_left) {
-            bool end = c->header[1] == END_REQUEST;
-            c->header_have = 0;
-            if (end) {
-                if (n && keep) {
-                    failed(c, "bytes after END_REQUEST");
-                    return false;
-                }
-                ended(c);
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static void readable(Conn *c) {
-    static unsigned char buffer[262144];
-    for (;;) {
-        ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno == EAGAIN)
-                return;
-            failed(c, "recv failed");
-            return;
-        }
-        if (n == 0) {
-            if (c->in_flight || keep)
-                failed(c, c->in_flight ? "closed before END_REQUEST" : "closed while idle");
-            return;
-        }
-        bytes_in += (uint64_t)n;
-        if (!c->in_flight) {
-            failed(c, "bytes without a request");
-            return;
-        }
-        if (!take(c, buffer, (size_t)n) || (size_t)n < sizeof buffer)
-            return;
-    }
-}
-
-/* ---- main ---- */
+static int n_conns;
 
 static void usage(FILE *out) {
     fputs("usage: load [options] unix:PATH | tcp:HOST:PORT\n"
@@ -282,80 +55,22 @@ static void usage(FILE *out) {
           "  -b, --body BYTES      size of the request body; makes the method POST (0)\n"
           "  -m, --method M        request method\n"
           "  -p, --path PATH       request path and query (/)\n"
-          "  -P, --param N=V       a further parameter; may be repeated\n"
-          "  -i, --idle N          connections held open beside, without a request (0)\n"
+          "  -x, --mix SHARE=PATH  this share of the requests, such as 0.1, goes there instead\n"
+          "  -a, --aside N=PATH    N further connections that ask for nothing else\n"
+          "  -P, --param N=V       a further parameter\n"
+          "  -i, --idle N          connections held open beside, after one request each (0)\n"
+          "  -S, --silent N        connections held open beside, without a request (0)\n"
+          "  -R, --churn N         connections opened and closed at once, a second (0)\n"
           "  -C, --cpu N           run on this core\n"
-          "  -j, --json            one JSON object instead of text\n",
+          "  -j, --json            one JSON object instead of text\n"
+          "--mix, --aside and --param may be repeated.\n",
           out);
 }
 
-static double cpu_seconds(void) {
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+static void misused(void) {
+    usage(stderr);
+    exit(2);
 }
-
-static void open_idle(int count) {
-    for (int i = 0; i < count; i++) {
-        int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0 || connect(fd, (struct sockaddr *)&address, address_size))
-            die("idle connection");
-    }
-}
-
-static void report(bool json, double wall, double cpu) {
-    int never = 0;
-    uint64_t at = now_ns(), oldest = 0, least = UINT64_MAX, most = 0;
-    for (int i = 0; i < connections; i++) {
-        Conn *c = conns + i;
-        never += c->served == 0;
-        least = c->served < least ? c->served : least;
-        most = c->served > most ? c->served : most;
-        if (c->in_flight && at - c->began > oldest)
-            oldest = at - c->began;
-    }
-    double rate = (double)requests_done / wall;
-    double mean = requests_done ? (double)latency_sum / (double)requests_done / 1000 : 0;
-    if (json) {
-        printf("{\"requests\": %" PRIu64 ", \"requests_all\": %" PRIu64
-               ", \"seconds\": %.3f, \"rps\": %.1f, \"errors\": %" PRIu64
-               ", \"first_error\": \"%s\", \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
-               "\"p999_us\": %.1f, \"max_us\": %.1f, \"mean_us\": %.1f, \"connections\": %d, "
-               "\"never_served\": %d, \"served_least\": %" PRIu64 ", \"served_most\": %" PRIu64
-               ", \"oldest_unanswered_us\": %.1f, \"connects\": %" PRIu64 ", \"connect_retries\": %"
-               PRIu64 ", \"bytes_in\": %" PRIu64 ", \"answer_bytes\": %" PRIu64
-               ", \"load_cpu_share\": %.3f, \"load_cpu_us\": %.2f}\n",
-               requests_done, requests_all, wall, rate, errors, first_error, percentile_us(50),
-               percentile_us(90), percentile_us(99), percentile_us(99.9), (double)latency_max / 1000, mean, connections,
-               never, least, most, (double)oldest / 1000, connects, retries, bytes_in, expected_size,
-               cpu / wall, requests_done ? cpu * 1e6 / (double)requests_done : 0);
-        return;
-    }
-    printf("%.0f requests/s: %" PRIu64 " in %.2f s over %d connections, %s; answers of %" PRIu64
-           " bytes\n",
-           rate, requests_done, wall, connections, keep ? "kept alive" : "one for each request",
-           expected_size);
-    printf("latency: p50 %.0f us, p90 %.0f us, p99 %.0f us, p99.9 %.0f us, max %.1f ms\n",
-           percentile_us(50), percentile_us(90), percentile_us(99), percentile_us(99.9),
-           (double)latency_max / 1e6);
-    printf("errors: %" PRIu64 "%s%s; never served: %d of %d connections (served each: %" PRIu64
-           " to %" PRIu64 "); oldest unanswered: %.1f ms\n",
-           errors, first_error[0] ? ": first: " : "", first_error, never, connections, least, most,
-           (double)oldest / 1e6);
-    printf("load generator: %.0f %% of a core, %.2f us/request%s\n", 100 * cpu / wall,
-           requests_done ? cpu * 1e6 / (double)requests_done : 0,
-           cpu / wall > 0.9 ? "; IT IS THE BOTTLENECK" : "");
-}
-
-typedef struct {
-    double seconds, warmup;
-    size_t body;
-    const char *method, *path;
-    char *more[64];
-    int n_more, idle;
-    bool json;
-} Options;
 
 static void pin(int core) {
     cpu_set_t set;
@@ -365,43 +80,87 @@ static void pin(int core) {
         die("--cpu");
 }
 
-static void misused(void) {
-    usage(stderr);
-    exit(2);
+static Request *new_request(const char *path) {
+    if (n_requests == MAX_REQUESTS)
+        misused();
+    requests[n_requests].path = path;
+    return requests + n_requests++;
+}
+
+/* Split NUMBER=PATH. */
+static double numbered(char *text, const char **path) {
+    char *equals;
+    double number = strtod(text, &equals);
+    if (*equals != '=' || number <= 0)
+        misused();
+    *path = equals + 1;
+    return number;
+}
+
+static void add_conns(int count, Kind kind, Request *request) {
+    conns = realloc(conns, (size_t)(n_conns + count + 1) * sizeof *conns);
+    if (!conns)
+        die("memory");
+    memset(conns + n_conns, 0, (size_t)count * sizeof *conns);
+    for (int i = n_conns; i < n_conns + count; i++) {
+        conns[i].fd = -1;
+        conns[i].kind = kind;
+        conns[i].request = request;
+    }
+    n_conns += count;
+}
+
+static void parse_option(int c, Options *o) {
+    const char *path;
+    double number;
+    switch (c) {
+    case 'c': o->connections = atoi(optarg); break;
+    case 's': o->seconds = atof(optarg); break;
+    case 'n': limit_requests = strtoull(optarg, NULL, 10); break;
+    case 'w': o->warmup = atof(optarg); break;
+    case 'k': keep = false; break;
+    case 'b': o->body = strtoull(optarg, NULL, 10); break;
+    case 'm': o->method = optarg; break;
+    case 'p': requests[0].path = optarg; break;
+    case 'x':
+        number = numbered(optarg, &path);
+        new_request(path)->share = number;
+        break;
+    case 'a':
+        number = numbered(optarg, &path);
+        Request *r = new_request(path);
+        r->aside = true;
+        add_conns((int)number, ASIDE, r);
+        break;
+    case 'P':
+        if (o->n_more == 64)
+            misused();
+        o->more[o->n_more++] = optarg;
+        break;
+    case 'i': o->idle = atoi(optarg); break;
+    case 'S': o->silent = atoi(optarg); break;
+    case 'R': o->churn = atof(optarg); break;
+    case 'C': pin(atoi(optarg)); break;
+    case 'j': o->json = true; break;
+    case 'h': usage(stdout); exit(0);
+    default: misused();
+    }
 }
 
 static Options parse_options(int argc, char **argv) {
     static const struct option names[] = {
         {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"requests", 1, 0, 'n'},
         {"warmup", 1, 0, 'w'},      {"close", 0, 0, 'k'},   {"body", 1, 0, 'b'},
-        {"method", 1, 0, 'm'},      {"path", 1, 0, 'p'},    {"param", 1, 0, 'P'},
-        {"idle", 1, 0, 'i'},        {"cpu", 1, 0, 'C'},     {"json", 0, 0, 'j'},
-        {"help", 0, 0, 'h'},        {0, 0, 0, 0}};
-    Options o = {.seconds = 3, .warmup = 0.3, .path = "/"};
+        {"method", 1, 0, 'm'},      {"path", 1, 0, 'p'},    {"mix", 1, 0, 'x'},
+        {"aside", 1, 0, 'a'},       {"param", 1, 0, 'P'},   {"idle", 1, 0, 'i'},
+        {"silent", 1, 0, 'S'},      {"churn", 1, 0, 'R'},   {"cpu", 1, 0, 'C'},
+        {"json", 0, 0, 'j'},        {"help", 0, 0, 'h'},    {0, 0, 0, 0}};
+    Options o = {.connections = 32, .seconds = 3, .warmup = 0.3};
     int c;
-    while ((c = getopt_long(argc, argv, "c:s:n:w:kb:m:p:P:i:C:jh", names, NULL)) != -1) {
-        switch (c) {
-        case 'c': connections = atoi(optarg); break;
-        case 's': o.seconds = atof(optarg); break;
-        case 'n': limit_requests = strtoull(optarg, NULL, 10); break;
-        case 'w': o.warmup = atof(optarg); break;
-        case 'k': keep = false; break;
-        case 'b': o.body = strtoull(optarg, NULL, 10); break;
-        case 'm': o.method = optarg; break;
-        case 'p': o.path = optarg; break;
-        case 'P':
-            if (o.n_more == 64)
-                misused();
-            o.more[o.n_more++] = optarg;
-            break;
-        case 'i': o.idle = atoi(optarg); break;
-        case 'C': pin(atoi(optarg)); break;
-        case 'j': o.json = true; break;
-        case 'h': usage(stdout); exit(0);
-        default: misused();
-        }
-    }
-    if (optind != argc - 1 || connections < 1 || o.seconds <= 0)
+    new_request("/");
+    while ((c = getopt_long(argc, argv, "c:s:n:w:kb:m:p:x:a:P:i:S:R:C:jh", names, NULL)) != -1)
+        parse_option(c, &o);
+    if (optind != argc - 1 || o.connections < 1 || o.seconds <= 0)
         misused();
     if (!o.method)
         o.method = o.body ? "POST" : "GET";
@@ -420,12 +179,14 @@ static void prepare(Options *o) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    build_request(o->method, o->path, o->body, keep, o->more, o->n_more);
+    for (int i = 0; i < n_requests; i++)
+        build_request(requests + i, o->method, o->body, keep, o->more, o->n_more);
+    add_conns(o->idle, IDLE, NULL);
+    add_conns(o->silent, SILENT, NULL);
+    add_conns(o->connections, BUSY, NULL);
     poller = epoll_create1(EPOLL_CLOEXEC);
-    conns = calloc((size_t)connections, sizeof *conns);
-    if (poller < 0 || !conns)
+    if (poller < 0)
         die("start");
-    open_idle(o->idle);
 }
 
 /* Wait once, and act on what is ready. */
@@ -446,29 +207,67 @@ static void turn(void) {
 }
 
 static void connect_again(void) {
-    for (int i = 0; i < connections; i++)
+    static uint64_t next;
+    if (now_ns() < next)
+        return;
+    for (int i = 0; i < n_conns; i++)
         if (conns[i].fd < 0 && conns[i].connected_late)
             open_connection(conns + i);
+    next = now_ns() + 2000000;
+}
+
+/* Have all idle connections get their answer, a few at a time: a server that cannot have so many
+ * at once is not to be called slow for the crowd at the door. */
+static void open_idle(int first, int count) {
+    uint64_t until = now_ns() + (uint64_t)(IDLE_WAIT * 1e9);
+    int opened = 0, waiting = 0;
+    while ((opened < count || waiting) && now_ns() < until) {
+        for (; opened < count && waiting < 64; opened++, waiting++)
+            open_connection(conns + first + opened);
+        turn();
+        connect_again();
+        waiting = 0;
+        for (int i = 0; i < opened; i++)
+            waiting += !conns[first + i].served;
+    }
+}
+
+static void churn(double rate, uint64_t began) {
+    double due = (double)(now_ns() - began) / 1e9 * rate;
+    for (int i = 0; (double)churned < due && i < 64; i++, churned++) {
+        int fd = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            die("socket");
+        if (connect(fd, (struct sockaddr *)&address, address_size))
+            retries++;   /* counted, and not tried again: who churns does not wait */
+        close(fd);
+    }
+}
+
+static double cpu_seconds(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
 int main(int argc, char **argv) {
     Options o = parse_options(argc, argv);
     prepare(&o);
-    uint64_t began = now_ns(), measured_from = began, next_retry = began;
+    int first_idle = n_conns - o.connections - o.silent - o.idle;
+    open_idle(first_idle, o.idle);
+    uint64_t began = now_ns(), measured_from = began;
     uint64_t until = began + (uint64_t)((o.warmup + o.seconds) * 1e9);
     double cpu_began = cpu_seconds();
     measuring = o.warmup <= 0;
-    for (int i = 0; i < connections; i++) {
-        conns[i].fd = -1;
-        open_connection(conns + i);
-    }
+    for (int i = 0; i < n_conns; i++)
+        if (conns[i].kind != IDLE)
+            open_connection(conns + i);
     while (!stopping) {
         turn();
+        connect_again();
+        churn(o.churn, began);
         uint64_t now = now_ns();
-        if (now >= next_retry) {
-            connect_again();
-            next_retry = now + 2000000;
-        }
         if (!measuring && now >= began + (uint64_t)(o.warmup * 1e9)) {
             measuring = true;
             measured_from = now;
@@ -477,6 +276,11 @@ int main(int argc, char **argv) {
         }
         stopping = now >= until || (limit_requests && requests_all >= limit_requests);
     }
-    report(o.json, (double)(now_ns() - measured_from) / 1e9, cpu_seconds() - cpu_began);
+    Totals t = totals(conns, n_conns, (double)(now_ns() - measured_from) / 1e9,
+                      cpu_seconds() - cpu_began);
+    if (o.json)
+        report_json(&t, o.connections);
+    else
+        report_text(&t, o.connections);
     return errors ? 1 : 0;
 }

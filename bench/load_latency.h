@@ -10,33 +10,34 @@ static uint64_t now_ns(void) {
 
 /* Latencies: 64 buckets for each power of two, so a value is off by at most 1.6 %. */
 #define SUB 64
-static uint64_t histogram[64 * SUB];
-static uint64_t latency_max, latency_sum;
 
-static void count_latency(uint64_t ns) {
+typedef struct {
+    uint64_t count, max, sum;
+    uint64_t buckets[64 * SUB];
+} Latencies;
+
+static void count_latency(Latencies *l, uint64_t ns) {
     int shift = 0;
     uint64_t v = ns;
     while (v >= 2 * SUB) {
         v >>= 1;
         shift++;
     }
-    histogram[shift * SUB + v]++;   /* v < 2*SUB: shift 0 takes 128 buckets, each further 64 */
-    latency_sum += ns;
-    if (ns > latency_max)
-        latency_max = ns;
+    l->buckets[shift * SUB + v]++;   /* v < 2*SUB: shift 0 takes 128 buckets, each further 64 */
+    l->count++;
+    l->sum += ns;
+    if (ns > l->max)
+        l->max = ns;
 }
 
-static double percentile_us(double p) {
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < 64 * SUB; i++)
-        total += histogram[i];
-    if (!total)
+static double percentile_us(const Latencies *l, double p) {
+    uint64_t seen = 0, rank = (uint64_t)(p / 100.0 * (double)l->count);
+    if (!l->count)
         return 0;
-    uint64_t rank = (uint64_t)(p / 100.0 * (double)total);
-    if (rank >= total)
-        rank = total - 1;
+    if (rank >= l->count)
+        rank = l->count - 1;
     for (int i = 0; i < 64 * SUB; i++) {
-        seen += histogram[i];
+        seen += l->buckets[i];
         if (seen > rank) {
             int shift = i < 2 * SUB ? 0 : i / SUB - 1;
             double low = i < 2 * SUB ? i : (double)((uint64_t)(i - shift * SUB) << shift);
@@ -44,4 +45,12 @@ static double percentile_us(double p) {
         }
     }
     return 0;
+}
+
+static void add_latencies(Latencies *to, const Latencies *from) {
+    to->count += from->count;
+    to->sum += from->sum;
+    to->max = from->max > to->max ? from->max : to->max;
+    for (int i = 0; i < 64 * SUB; i++)
+        to->buckets[i] += from->buckets[i];
 }

@@ -1,37 +1,49 @@
-/* The request that load.c sends, put into wire form once. */
+/* The requests that load.c sends, each put into wire form once, and what it counts of each. */
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "load_latency.h"
+
 enum { BEGIN_REQUEST = 1, END_REQUEST = 3, PARAMS = 4, STDIN = 5, STDOUT = 6, STDERR = 7 };
 
-static unsigned char *request;
-static size_t request_size;
+typedef struct {
+    const char *path;
+    double share;             /* of the busy connections' requests */
+    bool aside;               /* sent by connections of its own, beside the busy ones */
+    unsigned char *data;
+    size_t size;
+    uint64_t answer_size;     /* bytes of STDOUT in the first answer */
+    bool answered;
+    uint64_t done;            /* answers since the measuring began */
+    Latencies latencies;
+} Request;
+
+enum { MAX_REQUESTS = 16 };
+static Request requests[MAX_REQUESTS];
+static int n_requests;
 
 static void die(const char *what) {
     fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
     exit(3);
 }
 
-static void put(const void *data, size_t n) {
-    static size_t room;
-    if (request_size + n > room) {
-        room = (request_size + n) * 2;
-        request = realloc(request, room);
-        if (!request)
-            die("memory");
-    }
-    memcpy(request + request_size, data, n);
-    request_size += n;
+static void put(Request *r, const void *data, size_t n) {
+    unsigned char *grown = realloc(r->data, r->size + n + 1);
+    if (!grown)
+        die("memory");
+    memcpy(grown + r->size, data, n);
+    r->data = grown;
+    r->size += n;
 }
 
-static void put_record(int type, const void *data, size_t n) {
+static void put_record(Request *r, int type, const void *data, size_t n) {
     unsigned char h[8] = {1, (unsigned char)type, 0, 1, (unsigned char)(n >> 8),
                           (unsigned char)(n & 255), 0, 0};
-    put(h, 8);
-    put(data, n);
+    put(r, h, 8);
+    put(r, data, n);
 }
 
 static unsigned char params[65536];
@@ -89,22 +101,23 @@ static void usual_params(const char *method, const char *path, size_t body) {
     param("HTTP_CONNECTION", "keep-alive");
 }
 
-static void put_body(size_t body) {
+static void put_body(Request *r, size_t body) {
     static unsigned char chunk[32768];   /* what nginx puts into one record of STDIN */
     memset(chunk, 'x', sizeof chunk);
     for (size_t left = body; left;) {
         size_t part = left < sizeof chunk ? left : sizeof chunk;
-        put_record(STDIN, chunk, part);
+        put_record(r, STDIN, chunk, part);
         left -= part;
     }
-    put_record(STDIN, "", 0);
+    put_record(r, STDIN, "", 0);
 }
 
 /* `more`: further parameters, each NAME=VALUE. */
-static void build_request(const char *method, const char *path, size_t body, bool keep,
-                          char **more, int n) {
+static void build_request(Request *r, const char *method, size_t body, bool keep, char **more,
+                          int n) {
     unsigned char begin[8] = {0, 1, keep ? 1 : 0, 0, 0, 0, 0, 0};
-    usual_params(method, path, body);
+    params_size = 0;
+    usual_params(method, r->path, body);
     for (int i = 0; i < n; i++) {
         char *equals = strchr(more[i], '=');
         if (!equals || equals - more[i] > 127) {
@@ -113,9 +126,10 @@ static void build_request(const char *method, const char *path, size_t body, boo
         }
         *equals = 0;
         param(more[i], equals + 1);
+        *equals = '=';   /* the next request has it too */
     }
-    put_record(BEGIN_REQUEST, begin, 8);
-    put_record(PARAMS, params, params_size);
-    put_record(PARAMS, "", 0);
-    put_body(body);
+    put_record(r, BEGIN_REQUEST, begin, 8);
+    put_record(r, PARAMS, params, params_size);
+    put_record(r, PARAMS, "", 0);
+    put_body(r, body);
 }

@@ -4,45 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from machine import busy_seconds, cpu_seconds, rss_bytes
-from peers import BUILD, Peer, Running
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is asked for. `keep`: does the web server keep its connections alive?"""
-
-    name: str
-    text: str
-    path: str = "/"
-    body: int = 0
-    keep: bool = True
-
-
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("hello", "12 bytes, kept-alive connections"),
-        Workload("hello-close", "12 bytes, a new connection for each request", keep=False),
-    )
-}
+from nginx import nginx, what_failed, wrk, wrk_figures
+from peers import BUILD, Peer
+from running import NotServing, Running
+from workloads import Workload
 
 
 @dataclass
 class Figures:
-    """One measurement. Times in microseconds; `cpu_us` is the server's CPU time a request."""
+    """One measurement. Times in microseconds; `cpu_us` is the server's CPU time a request.
+
+    `paths` tells of each path by itself, where a workload has several (direct only).
+    """
 
     rps: float
     cpu_us: float
@@ -54,6 +35,9 @@ class Figures:
     never_served: int | None  # connections without one answer; None: cannot be told
     load_share: float  # of a core, by the load generator
     foreign_share: float  # of the machine, by processes that are not ours
+    first_error: str = ""
+    idle_open: int = 0  # idle connections that the server kept
+    paths: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +46,8 @@ class Figures:
 def _wait(process: subprocess.Popen[str]) -> tuple[str, float]:
     """Give what a process printed and its CPU time in seconds."""
     assert process.stdout
-    output = process.stdout.read()
+    with process.stdout:
+        output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return output, usage.ru_utime + usage.ru_stime
@@ -85,24 +70,45 @@ class _Account:
         return server, max(foreign, 0.0) / wall / (os.cpu_count() or 1)
 
 
-def direct(peer: Peer, workload: Workload, connections: int, seconds: float) -> Figures:
+def load_command(
+    peer: Peer, workload: Workload, path: Path, seconds: float, warmup: float = 0.5
+) -> list[str]:
+    """Give the command line of the load generator, which runs on the first core."""
+    options = {
+        "cpu": min(os.sched_getaffinity(0)), "warmup": warmup, "seconds": seconds,
+        "connections": workload.connections, "path": workload.path, "body": workload.body,
+        "idle": workload.idle, "silent": workload.silent, "churn": workload.churn,
+    }  # fmt: skip
+    command = [str(BUILD / "load"), "--json"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    command += [f"--mix={share}={path}" for path, share in workload.mix.items()]
+    command += [f"--aside={count}={path}" for path, count in workload.aside.items()]
+    command += [f"--param={name}={value}" for name, value in peer.params.items()]
+    keep = workload.keep and peer.keeps
+    return [*command, *([] if keep else ["--close"]), f"unix:{path}"]
+
+
+def check_answers(workload: Workload, size: float, count: float) -> None:
+    """Raise NotServing when what came is not what was asked for."""
+    # wrk rounds the bytes of a run to three figures, so its answers may seem a little short.
+    if count and size < workload.answer * 0.98:
+        raise NotServing(f"answers of {size:,.0f} bytes instead of {workload.answer:,}")
+
+
+def direct(peer: Peer, workload: Workload, seconds: float) -> Figures:
     """Load a peer at its socket: the server alone on the last core, the load on the first."""
-    cores = sorted(os.sched_getaffinity(0))
+    core = max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        path = Path(folder) / "sock"
-        with Running(peer, path, cores[-1]) as server:
-            command = [
-                str(BUILD / "load"), "--json", "--cpu", str(cores[0]), "--warmup", "0.5",
-                "--connections", str(connections), "--seconds", str(seconds),
-                "--path", workload.path, "--body", str(workload.body),
-                *([] if workload.keep else ["--close"]), f"unix:{path}",
-            ]  # fmt: skip
+        with Running(peer, Path(folder) / "sock", core) as server:
             account = _Account(server.process.pid)
+            command = load_command(peer, workload, server.path, seconds)
             load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             output, load_cpu = _wait(load)
+            server.check()
             server_cpu, foreign = account.close(load_cpu)
             rss = rss_bytes(server.process.pid)
     seen = json.loads(output)
+    check_answers(workload, seen["answer_bytes"], seen["requests"])
     return Figures(
         rps=seen["rps"],
         cpu_us=server_cpu * 1e6 / max(seen["requests_all"], 1),
@@ -114,116 +120,34 @@ def direct(peer: Peer, workload: Workload, connections: int, seconds: float) -> 
         never_served=seen["never_served"],
         load_share=seen["load_cpu_share"],
         foreign_share=foreign,
+        first_error=seen["first_error"],
+        idle_open=seen["idle_open"],
+        paths={
+            one["path"]: {name: one[name] for name in ("rps", "p50_us", "p99_us", "max_us")}
+            for one in seen["paths"]
+            if len(seen["paths"]) > 1
+        },
     )
 
 
-NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; {user}
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_requests 1000000000; client_max_body_size 0;
-  client_body_temp_path {folder}/t1; fastcgi_temp_path {folder}/t2; proxy_temp_path {folder}/t3;
-  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-  upstream app {{ server unix:{path}; {keepalive} }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ include /etc/nginx/fastcgi_params; fastcgi_pass app; fastcgi_keep_conn {keep}; }}
-  }}
-}}
-"""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def nginx(folder: Path, path: Path, connections: int, keep: bool) -> Iterator[tuple[int, int]]:
-    """Run one nginx worker in front of a socket; give its process id and port."""
-    port = _free_port()
-    kept = f"keepalive {connections}; keepalive_requests 1000000000;" if keep else ""
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
-        NGINX.format(
-            folder=folder, path=path, port=port, keepalive=kept, keep="on" if keep else "off",
-            user="" if os.getuid() else "user root;",
-        )
-    )  # fmt: skip
-    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
-    assert program
-    process = subprocess.Popen([program, "-c", configuration, "-e", folder / "error.log"])
-    try:
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > until:
-                    raise
-                time.sleep(0.02)
-        yield process.pid, port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-_UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
-
-
-def _time(text: str) -> float:
-    """Give microseconds for wrk's "1.23ms"."""
-    found = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text)
-    assert found, text
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def _wrk_figures(output: str) -> dict[str, float]:
-    def find(pattern: str) -> str:
-        found = re.search(pattern, output)
-        assert found, output
-        return found[1]
-
-    errors = sum(
-        int(count)
-        for line in re.findall(r"Socket errors:.*|Non-2xx.*", output)
-        for count in re.findall(r"\d+(?=,|$)", line)
-    )
-    return {
-        "requests": float(find(r"(\d+) requests in")),
-        "rps": float(find(r"Requests/sec:\s+([\d.]+)")),
-        "p50_us": _time(find(r"\n\s+50%\s+(\S+)")),
-        "p99_us": _time(find(r"\n\s+99%\s+(\S+)")),
-        "max_us": _time(find(r"Latency\s+\S+\s+\S+\s+(\S+)")),
-        "errors": float(errors),
-    }
-
-
-def _wrk(port: int, path: str, connections: int, seconds: float) -> tuple[str, float]:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--latency"]
-    url = f"http://127.0.0.1:{port}{path}"
-    return _wait(subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True))
-
-
-def through_nginx(peer: Peer, workload: Workload, connections: int, seconds: float) -> Figures:
+def through_nginx(peer: Peer, workload: Workload, seconds: float) -> Figures:
     """Load a peer by wrk through one nginx worker; nothing is pinned."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        path = folder / "sock"
         with (
-            Running(peer, path) as server,
-            nginx(folder, path, connections, workload.keep) as (pid, port),
+            Running(peer, folder / "sock") as server,
+            nginx(folder, server.path, peer, workload) as (pid, port),
         ):
             began = time.monotonic()
             account = _Account(server.process.pid, pid)
-            output, load_cpu = _wrk(port, workload.path, connections, seconds)
+            output, load_cpu = _wait(wrk(folder, port, workload, seconds))
             wall = time.monotonic() - began
+            server.check()
             server_cpu, foreign = account.close(load_cpu)
             rss = rss_bytes(server.process.pid)
-    seen = _wrk_figures(output)
+            wrong = what_failed(folder, output)
+    seen = wrk_figures(output)
+    check_answers(workload, seen["bytes"] / max(seen["requests"], 1), seen["requests"])
     return Figures(
         rps=seen["rps"],
         cpu_us=server_cpu * 1e6 / max(seen["requests"], 1),
@@ -232,6 +156,7 @@ def through_nginx(peer: Peer, workload: Workload, connections: int, seconds: flo
         max_us=seen["max_us"],
         rss_mb=rss / 1e6,
         errors=int(seen["errors"]),
+        first_error=wrong if seen["errors"] else "",
         never_served=None,
         load_share=load_cpu / wall,
         foreign_share=foreign,

@@ -4,6 +4,8 @@
 #   setup.sh main                  print the Python that the project uses (PYTHON=... overrides)
 #   setup.sh others                print one Python for each other version that is installed
 #   setup.sh venv DIR PYTHON SPEC  make the virtual environment DIR and install SPEC into it
+#   setup.sh compiled DIR PYTHON EXTRAS TREE
+#                                  the same of a compiled wheel; TREE gets a copy without src/
 #   setup.sh programs NAME ...     install the programs that are missing, where that is allowed
 set -eu
 
@@ -54,7 +56,7 @@ install_packages() {
     fi
     for package in "$@"; do
         case $package in
-        nginx | apache2 | lighttpd | haproxy | caddy)
+        nginx | apache2 | lighttpd | haproxy | caddy | h2o)
             if command -v systemctl >/dev/null 2>&1; then
                 as_root systemctl disable -q "$package" >/dev/null 2>&1 || true
             fi
@@ -74,16 +76,80 @@ install_packages() {
 package_of() {
     case $1 in
     cc) echo gcc libc6-dev ;;
+    ip) echo iproute2 ;;
+    mariadb) echo mariadb-client ;;
+    mariadbd) echo mariadb-server-core ;;
     mod_fcgid) echo libapache2-mod-fcgid ;;
+    systemd-analyze) echo systemd ;;
+    unshare) echo util-linux ;;
+    uwsgi) echo uwsgi-core uwsgi-plugin-python3 ;;
+    go) echo golang-go ;;
+    mod_jk) echo libapache2-mod-jk ;;
     *) echo "$1" ;;
     esac
 }
 
-# Modules of Apache are no programs; Debian appends PHP's version to the name of its binary.
+# A lighttpd that carries WebSockets over FastCGI (1.4.74). Where Debian's is older, that of the next
+# release is unpacked, with its libraries and its loader, into a folder of its own: nothing of it is
+# installed. It comes from where this machine's packages come from.
+LIGHTTPD_NEXT=${XDG_CACHE_HOME:-$HOME/.cache}/fulgate/lighttpd-next
+NEXT_RELEASE=trixie
+NEXT_PACKAGES="lighttpd libc6 libpcre2-8-0 libxxhash0 libnettle8t64 zlib1g libzstd1 libbrotli1 libcrypt1"
+
+lighttpd_next() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    rm -rf "$LIGHTTPD_NEXT"
+    mkdir -p "$LIGHTTPD_NEXT/lists/partial" "$LIGHTTPD_NEXT/archives/partial"
+    version=$(dpkg-query -W -f '${Version}' lighttpd 2>/dev/null || echo 0)
+    if dpkg --compare-versions "$version" ge 1.4.74; then
+        printf '#!/bin/sh\nexec lighttpd "$@"\n' >"$LIGHTTPD_NEXT/lighttpd-next"
+        chmod 755 "$LIGHTTPD_NEXT/lighttpd-next"
+        return 0
+    fi
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' \
+        | grep -v security | sort | uniq -c | sort -rn | sed -n '1s/^ *[0-9]* //p')
+    keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb [signed-by=$keys] $mirror $NEXT_RELEASE main" >"$LIGHTTPD_NEXT/sources.list"
+    (
+        cd "$LIGHTTPD_NEXT/archives"
+        from_next() {
+            apt-get -q -o "Dir::Etc::sourcelist=$LIGHTTPD_NEXT/sources.list" \
+                -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$LIGHTTPD_NEXT/lists" \
+                -o "Dir::Cache=$LIGHTTPD_NEXT" "$@" >&2 </dev/null
+        }
+        # shellcheck disable=SC2086
+        from_next update && from_next download $NEXT_PACKAGES || exit 1
+        for package in *.deb; do
+            dpkg-deb -x "$package" "$LIGHTTPD_NEXT/root" || exit 1
+        done
+    ) || return 1
+    rm -rf "$LIGHTTPD_NEXT/lists" "$LIGHTTPD_NEXT/archives" "$LIGHTTPD_NEXT"/*.bin \
+        "$LIGHTTPD_NEXT/sources.list"
+    root=$LIGHTTPD_NEXT/root
+    loader=$(find "$root" -name 'ld-linux*' | head -n 1)
+    libraries=$(find "$root" -name 'libc.so.6' | head -n 1)
+    cat >"$LIGHTTPD_NEXT/lighttpd-next" <<END
+#!/bin/sh
+exec "$loader" --library-path "${libraries%/*}" "$root/usr/sbin/lighttpd" -m "$root/usr/lib/lighttpd" "\$@"
+END
+    chmod 755 "$LIGHTTPD_NEXT/lighttpd-next"
+    "$LIGHTTPD_NEXT/lighttpd-next" -v >/dev/null
+}
+
+# Modules of Apache and headers of C are no programs; Debian appends PHP's version to the name of
+# its binary.
 has() {
     command -v "$1" >/dev/null 2>&1 && return 0
     case $1 in
+    lighttpd-next) [ -x "$LIGHTTPD_NEXT/lighttpd-next" ]; return ;;
     mod_*) [ -e "/usr/lib/apache2/modules/$1.so" ]; return ;;
+    libfcgi-dev) [ -e /usr/include/fcgiapp.h ]; return ;;
+    libev-dev) [ -e /usr/include/ev.h ]; return ;;
+    python3-dev)
+        "$(main_python)" -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' \
+            2>/dev/null
+        return
+        ;;
     php-fpm) ;;
     *) return 1 ;;
     esac
@@ -98,6 +164,10 @@ programs() {
     missing=
     for program in "$@"; do
         has "$program" && continue
+        if [ "$program" = lighttpd-next ]; then
+            lighttpd_next || say "lighttpd of Debian $NEXT_RELEASE could not be unpacked"
+            continue
+        fi
         missing="$missing $program"
         packages="$packages $(package_of "$program")"
     done
@@ -177,8 +247,8 @@ other_pythons() {
     done
 }
 
-make_venv() {
-    folder=$1 python=$2 spec=$3
+empty_venv() {
+    folder=$1 python=$2
     if ! "$folder/bin/python" -c 'import pip' 2>/dev/null; then
         rm -rf "$folder"
         if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -191,7 +261,37 @@ make_venv() {
         fi
         "$python" -m venv "$folder"
     fi
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e "$spec"
+}
+
+pip() {
+    "$folder/bin/python" -m pip "$@" -qq --disable-pip-version-check
+}
+
+make_venv() {
+    empty_venv "$1" "$2"
+    pip install -e "$3"
+}
+
+# Built from a copy: a folder build/ from before would add what is no longer in src/.
+make_compiled() {
+    empty_venv "$1" "$2"
+    extras=$3 tree=$4
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    tar -cf - --exclude='./.*' --exclude=./build --exclude=./dist --exclude='*.egg-info' \
+        --exclude='./bench/.*' --exclude=__pycache__ --exclude='*.so' . | tar -xf - -C "$tree"
+    state=$(cd "$tree" && find setup.py pyproject.toml src -type f | LC_ALL=C sort \
+        | xargs sha256sum | sha256sum)
+    if [ "$(cat "$folder/.compiled" 2>/dev/null)" != "$state" ]; then
+        rm -rf "$tree/dist"
+        FULGATE_COMPILE=1 pip wheel --no-deps -w "$tree/dist" "$tree"
+        pip install --force-reinstall --no-deps "$tree"/dist/*.whl
+        for wheel in "$tree"/dist/*.whl; do
+            pip install "$wheel$extras"
+        done
+        echo "$state" >"$folder/.compiled"
+    fi
+    rm -rf "$tree/src" "$tree/build"
 }
 
 what=${1:-}
@@ -200,9 +300,10 @@ case $what in
 main) main_python ;;
 others) other_pythons ;;
 venv) make_venv "$@" ;;
+compiled) make_compiled "$@" ;;
 programs) programs "$@" ;;
 *)
-    say "usage: setup.sh main | others | venv DIR PYTHON SPEC | programs NAME ..."
+    say "usage: setup.sh main | others | venv DIR PYTHON SPEC | compiled ... | programs NAME ..."
     exit 2
     ;;
 esac

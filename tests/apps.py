@@ -162,9 +162,15 @@ def fails(environ: Environ, start: Start) -> Iterable[bytes]:
 
 
 def breaks(environ: Environ, start: Start) -> Iterator[bytes]:
-    """Fail when a part of the answer has left."""
-    start("200 OK", TEXT)
+    """Fail when a part of the answer has left.
+
+    The query may say of which `length` it is, and for which file `go` it waits.
+    """
+    given = parse_qs(environ["QUERY_STRING"])
+    start("200 OK", [*TEXT, *(("Content-Length", value) for value in given.get("length", []))])
     yield b"x" * 100_000
+    for path in given.get("go", []):
+        wait_for(Path(path))
     raise LookupError("this application fails within its answer")
 
 

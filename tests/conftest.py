@@ -10,17 +10,24 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from fulgate.build import BUILD, COMPILED
+from tests.network import why_not
 from tests.servers import PATH, RealServer, Running
 from tests.servers.apache import MODULES
 
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
 # Before anybody imports it: its assertions are to tell what they saw.
-pytest.register_assert_rewrite("tests.driver_suite")
+pytest.register_assert_rewrite("tests.driver_suite", "tests.every_protocol", "tests.http_suite")
 
 MISSING = pytest.StashKey[dict[str, set[str]]]()  # program: the tests that need it
 ROOT = "the rights of root"
+NAMESPACES = "network namespaces"
 SERVERS = pytest.StashKey[list[RealServer]]()
 
 
@@ -36,12 +43,20 @@ def programs_of(item: pytest.Item) -> list[str]:
 def installed(name: str) -> bool:
     if name.startswith("mod_"):
         return (MODULES / f"{name}.so").exists()
+    if name == "libfcgi-dev":
+        return Path("/usr/include/fcgiapp.h").exists()
     return shutil.which(name, path=PATH) is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    wanted = os.environ.get("FULGATE_TESTS_BUILD", BUILD)
+    if wanted != BUILD:
+        pytest.exit(f"these tests are to run on a build that is {wanted}, not {BUILD}", 3)
     missing: dict[str, set[str]] = collections.defaultdict(set)
     config.stash[MISSING] = missing
+    # What tests start must not keep what it compiled: a file that a test writes anew, of the same
+    # length and within the same second, would pass for the old one.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     # A shell has what it runs in the background ignore SIGINT; what we start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("requires_root") and os.geteuid() != 0:
             config.stash[MISSING][ROOT].add(item.nodeid)
+        if item.get_closest_marker("requires_namespaces") and (reason := why_not()):
+            config.stash[MISSING][f"{NAMESPACES} ({reason})"].add(item.nodeid)
         for name in programs_of(item):
             if not installed(name):
                 config.stash[MISSING][name].add(item.nodeid)
@@ -62,6 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if COMPILED and item.get_closest_marker("replaces_internals"):
+        pytest.skip("replaces what compiled code calls without a look")
     missing = [name for name, tests in item.config.stash[MISSING].items() if item.nodeid in tests]
     if missing:
         reason = "not there: " + ", ".join(missing)
@@ -78,6 +97,22 @@ def pytest_terminal_summary(
         terminalreporter.section("not there, so these tests did not run", yellow=True)
         for name, tests in sorted(missing.items()):
             terminalreporter.write_line(f"{name}: {len(tests)} tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, if there are several, what is missing."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        missing = session.config.stash[MISSING]
+        output["missing"] = {name: sorted(tests) for name, tests in missing.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController, error: object) -> None:
+    """Take what a worker of pytest-xdist found missing: each has looked at all tests."""
+    for name, tests in getattr(node, "workeroutput", {}).get("missing", {}).items():
+        node.config.stash[MISSING][name] |= set(tests)
 
 
 @pytest.hookimpl(wrapper=True)

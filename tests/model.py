@@ -91,8 +91,11 @@ class Request:
 class Application(Reader):
     """Reads what a web server sends to an application that serves Responders only."""
 
-    def __init__(self, values: Mapping[bytes, bytes], multiplex: bool) -> None:
+    def __init__(
+        self, values: Mapping[bytes, bytes], multiplex: bool, max_requests: int = 65535
+    ) -> None:
         super().__init__()
+        self.max_requests = max_requests
         self.values = values
         self.multiplex = multiplex
         self.active: dict[int, Request] = {}
@@ -129,6 +132,8 @@ class Application(Reader):
             self.closing |= not keep and not self.active
         elif self.active and not self.multiplex:
             self.owed.append(end_request(record.id, CANT_MPX_CONN))
+        elif self.active and (self.closing or len(self.active) >= self.max_requests):
+            self.owed.append(end_request(record.id, OVERLOADED))
         else:
             self.active[record.id] = Request(record.id, keep)
             self.begun.append(self.active[record.id])

@@ -91,10 +91,13 @@ def values(*names: bytes, padding: int = 0) -> bytes:
 
 
 class Raw:
-    """One connection. `address` is a path, or a host and a port."""
+    """One connection. `address` is a path, a host and a port, or a socket that is connected."""
 
     def __init__(self, address: Any, source: str = "") -> None:
-        if isinstance(address, tuple):
+        if isinstance(address, socket.socket):
+            self.socket = address
+            self.socket.settimeout(PATIENCE)
+        elif isinstance(address, tuple):
             local = (source, 0) if source else None
             self.socket = socket.create_connection(address, PATIENCE, local)
         else:

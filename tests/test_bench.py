@@ -67,6 +67,26 @@ def test_answers_are_counted(options: list[str], built: Path, floor: Path) -> No
     assert 0 < seen["p50_us"] <= seen["p99_us"] <= seen["max_us"] * 1.02
 
 
+def test_paths_have_their_share(built: Path, floor: Path) -> None:
+    seen, _ = load(built, floor, "--requests", "20000", "--mix", "0.1=/wait", "--aside", "2=/other")
+    hello, wait, other = seen["paths"]
+    assert [hello["path"], wait["path"], other["path"]] == ["/", "/wait", "/other"]
+    assert 0.08 < wait["requests"] / seen["requests"] < 0.12
+    assert seen["requests"] == hello["requests"] + wait["requests"]
+    assert other["aside"]
+    assert other["requests"] > 0
+    assert seen["requests_all"] == seen["requests"] + other["requests"]
+
+
+def test_other_connections_stay_aside(built: Path, floor: Path) -> None:
+    options = ["--idle", "300", "--silent", "50", "--churn", "2000", "--seconds", "0.3"]
+    seen, status = load(built, floor, "--connections", "4", *options)
+    assert status == seen["errors"] == seen["never_served"] == 0
+    assert seen["idle_open"] == 300
+    assert seen["requests_all"] == seen["requests"] + 300
+    assert seen["churned"] > 0
+
+
 def answer_with(folder: Path, data: bytes) -> tuple[socket.socket, Path]:
     """Listen; answer the first bytes of each connection with `data`, and close it."""
     path = folder / "sock"
@@ -110,6 +130,15 @@ def test_wrong_answers_are_errors(data: bytes, error: str, built: Path, folder: 
     assert error in seen["first_error"]
 
 
+def test_an_answer_without_a_status_is_200(built: Path, folder: Path) -> None:
+    listener, path = answer_with(folder, GOOD.replace(b"Status: 200 OK", b"Server: is PHP"))
+    with listener:
+        seen, _ = load(built, path, "--connections", "1", "--close", "--seconds", "0.1")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert seen["errors"] == 0
+    assert seen["requests"] > 0
+
+
 def test_connections_without_an_answer_are_told(built: Path, folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "sock"))
@@ -117,4 +146,4 @@ def test_connections_without_an_answer_are_told(built: Path, folder: Path) -> No
         seen, status = load(built, folder / "sock", "--connections", "3", "--seconds", "0.2")
     assert status == 0
     assert seen["never_served"] == 3
-    assert seen["oldest_unanswered_us"] >= 200_000
+    assert seen["oldest_unanswered_us"] >= 150_000  # opening them may take some of the time

@@ -11,10 +11,15 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
+from fulgate.build import BUILD
+from fulgate.cli import cli
 from fulgate.config import Config, settings
 from tests.command import APP, Served, environment, fulgate, refused
+
+NAMES = cli.list_commands(click.Context(cli))
 
 
 @pytest.fixture
@@ -28,10 +33,10 @@ def test_version_and_help(folder: Path) -> None:
     from fulgate import __version__
 
     done = fulgate("--version", cwd=folder)
-    assert (done.returncode, done.stdout) == (0, f"fulgate, version {__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"fulgate {__version__} ({BUILD})\n")
     done = fulgate("--help", cwd=folder)
     assert done.returncode == 0
-    for command in ("serve", "check", "completion"):
+    for command in NAMES:
         assert re.search(rf"^  {command} +\w", done.stdout, re.MULTILINE)
     done = fulgate("serve", "-h", cwd=folder)
     assert done.returncode == 0
@@ -44,7 +49,7 @@ def test_version_and_help(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "name a command: serve, check, migrate, doctor or completion; see fulgate --help"),
+        ([], f"name a command: {', '.join(NAMES[:-1])} or {NAMES[-1]}; see fulgate --help"),
         (["serve"], "name the application: fulgate serve MODULE:ATTR, or app in fulgate.toml or in"
          " [tool.fulgate] of pyproject.toml"),
         (["serve", "hello:app", "--threads", "x"], "--threads: 'x' is not a whole number"),
@@ -84,7 +89,7 @@ def test_usage_and_configuration_end_with_status_2(
 def test_a_wrong_option_or_command_is_one_line(project: Path) -> None:
     assert "bogus" in refused(2, "bogus", cwd=project)
     line = refused(2, "serve", "hello:app", "--thread", "3", cwd=project)
-    assert re.match("No such option.*--thread.* Did you mean .*--threads", line)
+    assert re.match("No such option.*--thread.*Did you mean .*--threads", line)
 
 
 def test_a_wrong_choice_names_the_right_ones(project: Path) -> None:

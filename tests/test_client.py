@@ -362,8 +362,8 @@ def test_a_filter_gets_its_data(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        (b"", "closed before END_REQUEST"),
-        (record(6, 1, b"X: y\r\n\r\nhalf"), "closed before END_REQUEST"),
+        (b"", "closed before the answer had ended"),
+        (record(6, 1, b"X: y\r\n\r\nhalf"), "closed before the answer had ended"),
         (record(END_REQUEST, 1, bytes((0, 0, 0, 0, CANT_MPX_CONN, 0, 0, 0))), "status 1"),
         (record(6, 1, b"X: y") + record(END_REQUEST, 1, bytes(8)), "inside its head"),
         (b"garbage!", "not FastCGI"),

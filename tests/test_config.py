@@ -63,6 +63,7 @@ def test_every_setting_is_described() -> None:
         "-g": "group",
         "-m": "umask",
         "-p": "pid",
+        "-w": "workers",
     }
 
 
@@ -74,7 +75,7 @@ def test_every_setting_is_described() -> None:
         ("keep_alive", float("nan")), ("keep_alive", True), ("keep_alive", "1"),
         ("bind", "tcp:127.0.0.1:9000"), ("bind", (1,)), ("bind", ("nowhere",)),
         ("stderr", 1), ("stderr", "yes"), ("poller", "select"), ("path", "nosuch"),
-        ("repeated_params", "all"), ("log_level", "INFO"), ("access_log_format", "%s"),
+        ("repeated_params", "all"), ("log_level", "INFO"), ("access_log_format", "%z"),
         ("umask", "8"), ("umask", "1777"), ("umask", 18), ("http", "8000"), ("http", "h:70000"),
         ("static", ("static=x",)), ("static", ("/static",)), ("static", ("/static=",)),
         ("script_name", "app"), ("script_name", "/app/"), ("allowed_clients", ("host",)),
@@ -279,3 +280,11 @@ def test_the_reference_is_up_to_date() -> None:
         assert f"`{setting.variable}`" in reference()
     code = "import runpy, sys; runpy.run_module('fulgate.reference', run_name='__main__')"
     assert output(python(code)) == reference().strip()
+
+
+def test_secret_is_not_shown() -> None:
+    found = load({"ajp_secret": "correct-horse"}, environ={})
+    assert found.config.ajp_secret == "correct-horse"
+    assert 'ajp_secret = "..."  # --ajp-secret' in found.toml()
+    assert "correct-horse" not in found.toml() + repr(found.config)
+    assert 'ajp_secret = ""  # default' in load({}, environ={}).toml()

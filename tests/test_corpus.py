@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from fulgate.cgi import repair
-from fulgate.exchange import Exchange, Limits
-from fulgate.protocols.fastcgi import (
-    FastCGI,
-)
+from fulgate.exchange import Exchange, Limits, ServerProtocol
+from fulgate.protocols.ajp import AJP
+from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.scgi import SCGI
 
 CORPUS = Path(__file__).parent / "corpus"
 LIMITS = Limits(params_size=262144, params=1000, body=1 << 30)
@@ -46,6 +46,12 @@ def load() -> list[Case]:
 
 CASES = load()
 
+PROTOCOLS: dict[str, Callable[[], ServerProtocol]] = {
+    "fastcgi": lambda: FastCGI(LIMITS, {"FCGI_MPXS_CONNS": "0"}),
+    "scgi": lambda: SCGI(LIMITS),
+    "ajp": lambda: AJP(LIMITS),
+}
+
 
 def whole(raw: bytes) -> Iterator[bytes]:
     yield raw
@@ -64,9 +70,9 @@ def at_random(raw: bytes) -> Iterator[bytes]:
         yield raw[start:stop]
 
 
-def replay(pieces: Iterator[bytes]) -> tuple[Exchange, bytes]:
+def replay(pieces: Iterator[bytes], name: str) -> tuple[Exchange, bytes]:
     """Feed one request to the parser as a driver does; give it, once complete, and its body."""
-    protocol = FastCGI(LIMITS, {"FCGI_MPXS_CONNS": "0"})
+    protocol = PROTOCOLS[name]()
     found: list[Exchange] = []
     body = b""
     for piece in pieces:
@@ -83,7 +89,7 @@ def replay(pieces: Iterator[bytes]) -> tuple[Exchange, bytes]:
 @pytest.mark.parametrize("cut", [whole, byte_by_byte, at_random])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_captured_request(case: Case, cut: Any) -> None:
-    exchange, body = replay(cut(case.raw))
+    exchange, body = replay(cut(case.raw), case.facts.get("protocol", "fastcgi"))
 
     assert len(body) == case.facts["body"]["length"]
     assert hashlib.sha256(body).hexdigest() == case.facts["body"]["sha256"]
@@ -105,9 +111,20 @@ def test_captured_request(case: Case, cut: Any) -> None:
     assert exchange.refused is None
 
 
-@pytest.mark.parametrize("server", ["nginx", "apache", "lighttpd", "haproxy", "caddy"])
+@pytest.mark.parametrize("server", ["nginx", "apache", "lighttpd", "haproxy", "caddy", "h2o"])
 def test_corpus_has_each_server(server: str) -> None:
-    names = {case.name for case in CASES if case.facts["server"] == server}
+    names = {case.name for case in CASES if case.name.startswith(server + "/")}
     assert len(names) >= 15
     kinds = {name.rpartition("-")[2] for name in names}
+    assert {"get", "head", "post", "percent", "cookies", "repeated"} <= kinds
+
+
+@pytest.mark.parametrize(
+    "server", ["nginx-scgi", "apache-scgi", "lighttpd-scgi", "apache-ajp", "jk-ajp"]
+)
+def test_corpus_has_those_that_speak_something_else(server: str) -> None:
+    cases = [case for case in CASES if case.name.startswith(server + "/")]
+    assert len(cases) >= 12
+    assert {case.facts["protocol"] for case in cases} == {server.partition("-")[2]}
+    kinds = {case.name.rpartition("-")[2] for case in cases}
     assert {"get", "head", "post", "percent", "cookies", "repeated"} <= kinds

@@ -7,10 +7,11 @@ What a page's fences mean, from top to bottom, in a folder of the page's own:
 - `toml`: a file, named in the same way, whose settings must be good.
 - `console`: commands behind "$ ", and what they print; "..." stands for anything. A server goes on
   in the background, until the next one is started; then it must end with status 0.
-- `nginx`, `apache`, `lighttpd`, `caddy`, `haproxy`: what the real server is run with from there on.
+- `nginx`, `apache`, `lighttpd`, `caddy`, `haproxy`, `h2o`: what the real server is run with from
+  there on.
 - `ini`: a unit of systemd, whose ExecStart `fulgate check` must accept.
 - `sh`: commands that set things up; make's targets and the extras that pip installs must exist.
-- `text`: only to be read.
+- `text`: only to be read; and `php`, `go` and `c`, which tests/test_conform_peers.py runs.
 
 What belongs to the reader's machine, such as port 80 and /run/fulgate, is replaced in the whole
 page by a free port, and by the page's folder.
@@ -27,42 +28,38 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from _pytest.mark import ParameterSet
 
+import fulgate
+from fulgate.cli import cli
 from fulgate.config import settings
 from fulgate.errors import ConfigError
 from fulgate.settings import load
-from tests.servers import PATH, RealServer, Running, free_port
+from tests.alone import free_port
+from tests.pages import FENCE, blocks, here, upstream_of, whole_nginx
+from tests.servers import PATH, RealServer, Running
 from tests.servers.fulgate import ROOT
 from tests.servers.snippets import SNIPPETS
 
+PACKAGE = Path(fulgate.__file__).parent
+
 PATIENCE = 30.0  # seconds
 WEB_SERVERS = {name: kind.program for name, kind in SNIPPETS.items()}
-LANGUAGES = {"python", "toml", "console", "ini", "sh", "text", *WEB_SERVERS}
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+READ = {"text", "php", "go", "c"}
+LANGUAGES = {"python", "toml", "console", "ini", "sh", *READ, *WEB_SERVERS}
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
     if path.name != "CHANGELOG.md"
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    text: str
-
-
-def blocks(text: str) -> list[Block]:
-    return [Block(match[1], match[2]) for match in FENCE.finditer(text)]
 
 
 class Reader:
@@ -75,9 +72,11 @@ class Reader:
         self.web_port = free_port()
         self.front_port = free_port()
         self.fastcgi_port = free_port()
+        self.ajp_port = free_port()
         self.web: RealServer | None = None
         self.upstream = ""
         self.server: subprocess.Popen[bytes] | None = None
+        self.server_is_told = False  # by the page, to end
         self.status = 0
         self.programs = folder / "bin"
         self.programs.mkdir()
@@ -89,19 +88,13 @@ class Reader:
 
     def replaced(self, text: str) -> str:
         """Put this machine in the place of the reader's."""
-        group = "www-data" if os.geteuid() == 0 else str(os.getegid())
-        web = f"127.0.0.1:{self.web_port}"
         for old, new in {
-            "/run/fulgate/": f"{self.folder}/",
             "127.0.0.1:8000": f"127.0.0.1:{self.front_port}",
             "127.0.0.1:9000": f"127.0.0.1:{self.fastcgi_port}",
-            "http://localhost/": f"http://{web}/",
-            "listen 80;": f"listen {web};",
-            "bind :80": f"bind {web}",
-            "group=www-data": f"group={group}",
+            "127.0.0.1:8009": f"127.0.0.1:{self.ajp_port}",
         }.items():
             text = text.replace(old, new)
-        return re.sub(r"^:80 \{", f"http://{web} {{", text, flags=re.MULTILINE)
+        return here(text, str(self.folder), self.web_port)
 
     def environment(self) -> dict[str, str]:
         found = {k: v for k, v in os.environ.items() if not k.startswith("FULGATE_")}
@@ -119,7 +112,7 @@ class Reader:
         for block in blocks(self.replaced(text)):
             if block.language in WEB_SERVERS:
                 self.run_web_server(block.language, block.text)
-            elif block.language != "text":
+            elif block.language not in READ:
                 getattr(self, "read_" + block.language)(block.text)
 
     # what the fences mean
@@ -158,6 +151,8 @@ class Reader:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         for line in text.splitlines():
             words = shlex.split(line, comments=True)
+            if not words:
+                continue
             if words[:1] == ["make"]:
                 targets = [word for word in words[1:] if "=" not in word]
                 assert targets
@@ -177,6 +172,7 @@ class Reader:
             if words[:2] == ["fulgate", "serve"] or self.is_server(words):
                 self.serve(command, expected)
             else:
+                self.server_is_told |= self.tells_the_server(command)
                 check(expected, self.shell(command), command)
 
     # how it is done
@@ -209,9 +205,17 @@ class Reader:
         text = path.read_text() if path.is_file() else ""
         return "serve(" in text or ".run(" in text
 
+    def tells_the_server(self, command: str) -> bool:
+        """Does a command send a signal to the server that was started last?"""
+        named = re.match(r'kill .*"\$\(cat (\S+)\)"', command)
+        if named is None or self.server is None:
+            return False
+        return (self.folder / named[1]).read_text().strip() == str(self.server.pid)
+
     def serve(self, command: str, expected: str) -> None:
         """Start a server, and wait until it has printed what the page says, or has ended."""
         self.stop()
+        self.server_is_told = False
         log = self.folder / "server.out"
         with log.open("wb") as out:
             self.server = subprocess.Popen(
@@ -238,7 +242,8 @@ class Reader:
         if self.server is None:
             return
         server, self.server = self.server, None
-        server.terminate()
+        if not self.server_is_told:  # a second signal would end it at once
+            server.terminate()
         try:
             status = server.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -251,16 +256,9 @@ class Reader:
         if self.web is not None:
             self.web.stop()
         if language == "nginx":
-            text = self.whole_nginx(text)
+            self.upstream = upstream_of(text) or self.upstream
+            text = whole_nginx(text, self.upstream, self.web_port)
         self.web = self.running(SNIPPETS[language], text, self.web_port)
-
-    def whole_nginx(self, text: str) -> str:
-        """Give the page's upstream, and a server, to locations that stand by themselves."""
-        if found := re.search(r"^upstream fulgate \{.*?^\}$", text, re.MULTILINE | re.DOTALL):
-            self.upstream = found[0]
-        if "listen " in text:
-            return text
-        return f"{self.upstream}\nserver {{\nlisten 127.0.0.1:{self.web_port};\n{text}\n}}"
 
 
 def accepts(path: Path) -> bool:
@@ -291,6 +289,8 @@ def check(expected: str, output: str, what: str) -> None:
 def page_params() -> list[ParameterSet]:
     params: list[ParameterSet] = []
     for name in PAGES:
+        if name in ELSEWHERE:
+            continue
         found = blocks((ROOT / name).read_text())
         servers = {WEB_SERVERS[b.language] for b in found if b.language in WEB_SERVERS}
         programs = {"curl"} if any("curl" in b.text for b in found) else set()
@@ -298,6 +298,10 @@ def page_params() -> list[ParameterSet]:
         marks += [pytest.mark.requires_program(*programs)] if programs else []
         params.append(pytest.param(name, marks=marks, id=name))
     return params
+
+
+# These take several machines.
+ELSEWHERE = {"docs/cluster.md": "tests/test_cluster.py"}
 
 
 @pytest.mark.parametrize("name", page_params())
@@ -338,15 +342,31 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors(other.read_text()), target
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if "performance" not in name])
+def options_of_commands() -> Iterator[str]:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        for param in command.params:
+            yield from (*param.opts, *param.secondary_opts)
+
+
+OPTIONS = set(options_of_commands())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if "performance" not in name and "examples" not in name]
+)
 def test_options_and_variables_exist(name: str) -> None:
-    """An option in running text is one of fulgate's; docs/performance.md has the benchmark's."""
+    """An option in running text is one of fulgate's; some pages have other programs' too."""
     text = (ROOT / name).read_text()
     known = {s.option for s in settings()} | {"--config", "--print-config", "--version", "--help"}
     known |= {f"--no-{s.option[2:]}" for s in settings() if s.type is bool}
+    known |= OPTIONS
     for option in re.findall(r"`(--[a-z-]+)", text):
         assert option in known, option
     variables = {s.variable for s in settings()} | {"FULGATE_CONFIG", "FULGATE_FAULTHANDLER"}
+    variables |= {"FULGATE_PURE", "FULGATE_COMPILE"}  # of the build
     for variable in re.findall(r"FULGATE_[A-Z_]+", text):
         assert variable in variables, variable
 
@@ -354,7 +374,14 @@ def test_options_and_variables_exist(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_files_that_are_named_exist(name: str) -> None:
     prose = FENCE.sub("", (ROOT / name).read_text())
-    folders = [ROOT, ROOT / "src" / "fulgate", ROOT / "src" / "fulgate" / "gateways"]
+    folders = [
+        ROOT,
+        (ROOT / name).parent,
+        PACKAGE.parent,
+        PACKAGE,
+        PACKAGE / "gateways",
+        PACKAGE / "drivers",
+    ]
     ours = (
         r"(?:(?:tests|bench|docs|scripts|src|protocols|gateways|drivers|client)/[\w./*-]*|\w+\.py)"
     )

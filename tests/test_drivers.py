@@ -19,6 +19,7 @@ from fulgate.drivers.connection import Connection
 from fulgate.drivers.poller import END as PEER_END
 from fulgate.drivers.poller import GONE, READ, WRITE
 from tests.driver_suite import *  # noqa: F403
+from tests.driver_suite.beside import *  # noqa: F403
 from tests.driver_suite.kit import (
     END,
     TEXT,
@@ -186,6 +187,7 @@ def test_whoever_stays_in_the_application_loses_the_lead(
             stays.socket.close()
 
 
+@pytest.mark.replaces_internals
 def test_a_request_that_is_queued_while_a_worker_takes_the_lead_is_served(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_the_control_thread_leaves_the_poll_to_the_worker_that_comes_back(
             assert raw.until(1, b"/").body == f"/{turn}".encode()
 
 
+@pytest.mark.replaces_internals
 def test_no_descriptor_is_closed_under_who_receives(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_late_event_of_another_descriptor_does_no_harm(make_server: MakeServer
     served = make_server(gate, threads=2)
     (held,) = gate.hold(served, 1)
     (connection,) = served.server._driver.connections.values()  # type: ignore[attr-defined]
+    connection.watch()  # as the control thread does after a tick: whoever polls may receive
     for mask in (READ, GONE, READ | GONE, PEER_END, WRITE):
         connection.ready(mask)
     gate.open.set()
@@ -332,3 +336,24 @@ def test_one_thread_is_enough(make_server: MakeServer) -> None:
     with Raw(served.address) as raw:
         for _ in range(5):
             assert raw.request(body=bytes(200_000)).body == bytes(200_000)
+
+
+def test_a_request_beside_others_that_takes_too_long(make_server: MakeServer) -> None:
+    over = Flag()
+
+    def app(environ: Environ, start: Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/late":
+            return answer(start)
+        until(environ["fulgate.aborted"], "it is not aborted")
+        over.set()
+        return []
+
+    served = make_server(app, threads=3, request_timeout=0.2)
+    with Raw(served.address) as raw:
+        assert raw.values(b"FCGI_MPXS_CONNS") == {b"FCGI_MPXS_CONNS": b"1"}
+        raw.expect(1)
+        raw.send(head("/late", id=1), END)
+        assert raw.request(id=2).body == b"ok\n"
+        assert raw.answer(1).status == "504 Gateway Timeout"
+        over.come()
+        assert raw.request(id=1).body == b"ok\n"

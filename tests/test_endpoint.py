@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fulgate import Server, client
 from fulgate.endpoint import AllowedClients, Endpoint, bind_all, check_exposed
 from fulgate.errors import BindError, ConfigError
 from fulgate.listener import LOCK_PATIENCE
@@ -35,6 +36,11 @@ from tests.processes import output, python
         ("fd:0", Endpoint("fd", fd=0)),
         ("systemd", Endpoint("systemd")),
         ("systemd:web", Endpoint("systemd", name="web")),
+        ("scgi+unix:/run/a+b.sock", Endpoint("unix", path="/run/a+b.sock", protocol="scgi")),
+        ("ajp+tcp:[::1]:8009", Endpoint("tcp", host="::1", port=8009, protocol="ajp")),
+        ("scgi+fd:3", Endpoint("fd", fd=3, protocol="scgi")),
+        ("scgi+systemd:web", Endpoint("systemd", name="web", protocol="scgi")),
+        ("unix:a+b", Endpoint("unix", path="a+b")),
     ],
 )
 def test_parse(text: str, endpoint: Endpoint) -> None:
@@ -49,13 +55,49 @@ def test_parse(text: str, endpoint: Endpoint) -> None:
         "unix:/a?mode=", "unix:/a?mode", "unix:/a?mod=660", "unix:/a?mode=660&mode=666",
         "unix:/a\0b", "tcp:", "tcp:9000", "tcp::9000", "tcp:host", "tcp:host:65536", "tcp:host:-1",
         "tcp:::1:9000", "tcp:[::1]", "tcp:host:٣", "fd:", "fd:-1", "fd:x", "fd:²", "systemd:",
-        "udp:host:1",
+        "udp:host:1", "+unix:/a", "scgi+", "scgi+/a", "http+tcp:host:1", "SCGI+unix:/a",
+        "scgi+ajp+unix:/a", "scgi:unix:/a",
     ],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Endpoint.parse(text)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_spoken_may_be_named_where_it_is_fastcgi_too() -> None:
+    endpoint = Endpoint.parse("fastcgi+unix:/run/a.sock")
+    assert endpoint == Endpoint.parse("unix:/run/a.sock")
+    assert str(endpoint) == "unix:/run/a.sock"
+
+
+def test_listeners_know_what_is_spoken(folder: Path) -> None:
+    endpoints = [f"scgi+unix:{folder}/s", f"unix:{folder}/f", "ajp+tcp:127.0.0.1:0"]
+    listeners = bind_all(endpoints)
+    try:
+        assert [one.protocol for one in listeners] == ["scgi", "fastcgi", "ajp"]
+        assert [one.label for one in listeners[:2]] == endpoints[:2]
+        assert Endpoint.parse(listeners[2].label).protocol == "ajp"
+        (again,) = Endpoint.parse(f"scgi+fd:{listeners[0].fileno()}").bind()
+        assert again.label == endpoints[0]
+        again.detach()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_what_nobody_speaks_here_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fastcgi, scgi, ajp are served, and not spdy"):
+        Server(_app, protocol="spdy")
+    with pytest.raises(ConfigError, match="status_bind"):
+        Server(_app, status_bind=("scgi+tcp:127.0.0.1:0",))
+    for connect in (client.Client, client.AsyncClient, client.Connection):
+        with pytest.raises(ConfigError, match="'spdy\\+' is none of fastcgi"):
+            connect("spdy+tcp:127.0.0.1:1")
+
+
+def _app(environ: object, start_response: object) -> list[bytes]:
+    raise RuntimeError("never called")
 
 
 def test_parse_suggests() -> None:
@@ -366,6 +408,39 @@ def test_allowed_clients() -> None:
         AllowedClients(["10.0.0.1/8"])
     with pytest.raises(ConfigError, match="allowed_clients"):
         AllowedClients(["host"])
+
+
+def test_allowed_users() -> None:
+    allowed = AllowedClients([f"uid:{os.getuid()}", " uid:root ", "::1"])
+    assert allowed.users == {os.getuid(), 0}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert allowed.allows("", ours)
+        assert AllowedClients(["uid:54321", "127.0.0.1"]).allows(("127.0.0.1", 1), ours)
+        assert not AllowedClients(["uid:54321"]).allows("", ours)
+        assert AllowedClients(["::1"]).allows("", ours)
+    assert not allowed.allows("", ours)  # what cannot be told is not allowed
+    with pytest.raises(ConfigError, match="would let every machine"):
+        bind_all(["tcp:0.0.0.0:0"], allowed_clients=AllowedClients(["uid:0"]))
+    for wrong in ("uid:", "uid:no-such-user", "uid:-1"):
+        with pytest.raises(ConfigError, match="there is no such user"):
+            AllowedClients([wrong])
+
+
+def test_allowed_groups() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for gid in {os.getegid(), *os.getgroups()}:
+            assert AllowedClients([f"gid:{gid}", "uid:54321"]).allows("", ours)
+        assert not AllowedClients(["gid:54321"]).allows("", ours)
+        assert AllowedClients(["gid:54321"]).allows(("127.0.0.1", 1), ours)
+        assert AllowedClients(["gid:54321", f"uid:{os.getuid()}"]).allows("", ours)
+    assert not AllowedClients([f"gid:{os.getegid()}"]).allows("", ours)
+    assert AllowedClients(["gid:root"]).groups == {0}
+    assert AllowedClients(["gid:root"]).restrict
+    for wrong in ("gid:", "gid:no-such-group", "gid:-1"):
+        with pytest.raises(ConfigError, match="there is no such group"):
+            AllowedClients([wrong])
 
 
 @pytest.mark.statement("2")

@@ -62,9 +62,9 @@ class Outcome:
     idle: bool = False
 
 
-def by_model(segments: Segments, multiplex: bool) -> Outcome:
+def by_model(segments: Segments, multiplex: bool, most: int) -> Outcome:
     application = model.Application(
-        {name.encode(): value.encode() for name, value in VALUES.items()}, multiplex
+        {name.encode(): value.encode() for name, value in VALUES.items()}, multiplex, most
     )
     outcome = Outcome()
     try:
@@ -94,8 +94,8 @@ def facts_of_request(request: Request) -> object:
     )  # fmt: skip
 
 
-def by_protocol(segments: Segments, cut: Cut, multiplex: bool) -> Outcome:
-    fed = Fed(multiplex=multiplex)
+def by_protocol(segments: Segments, cut: Cut, multiplex: bool, most: int) -> Outcome:
+    fed = Fed(multiplex=multiplex, max_requests=most)
     outcome = Outcome()
     protocol = fed.protocol
     try:
@@ -124,12 +124,12 @@ def by_protocol(segments: Segments, cut: Cut, multiplex: bool) -> Outcome:
     return outcome
 
 
-def agree(segments: Segments, cut: Cut, multiplex: bool) -> Outcome:
-    expected = by_model(segments, multiplex)
+def agree(segments: Segments, cut: Cut, multiplex: bool, most: int = 65535) -> Outcome:
+    expected = by_model(segments, multiplex, most)
     if expected.broken:
         expected.idle = False
     for way in (whole, byte_by_byte, cut):
-        assert by_protocol(segments, way, multiplex) == expected, way
+        assert by_protocol(segments, way, multiplex, most) == expected, way
     return expected
 
 
@@ -140,6 +140,14 @@ def agree(segments: Segments, cut: Cut, multiplex: bool) -> Outcome:
 @given(conversations().map(encode), cuts(), st.booleans())
 def test_reads_what_the_model_reads(segments: Segments, cut: Cut, multiplex: bool) -> None:
     agree(segments, cut, multiplex)
+
+
+@pytest.mark.statement("18")
+@pytest.mark.statement("19")
+@settings(max_examples=200, deadline=None)
+@given(conversations().map(encode), cuts(), st.integers(1, 3))
+def test_takes_as_many_at_once_as_the_model(segments: Segments, cut: Cut, most: int) -> None:
+    agree(segments, cut, True, most)
 
 
 @settings(max_examples=400, deadline=None)
@@ -253,6 +261,33 @@ def test_long_records_and_long_values() -> None:
     assert facts[3] == [("LONG", value.decode("latin-1")), ("N" * 128, "v" * 127)]
 
 
+@pytest.mark.parametrize("cut", [4096, 32768, 65535])
+@pytest.mark.parametrize("first", [700, 5000, 40_000, 98_304])
+def test_a_long_body_is_bytes_however_it_is_cut(cut: int, first: int) -> None:
+    body = bytes(range(256)) * 300
+    data = begin() + stream(PARAMS, 1, pair(b"A", b"B")) + stream(STDIN, 1, body, cut=cut)
+    fed = Fed()
+    fed.feed(data[:first])
+    fed.feed(data[first:])
+    (exchange,) = fed.seen
+    assert type(fed.bodies[exchange]) is bytes
+    assert fed.bodies[exchange] == body
+    protocol = FastCGI(NO_LIMITS, VALUES)
+    (exchange,) = protocol.feed(data[:first]) or protocol.feed(data[first:])
+    taken = exchange.take()
+    assert type(taken) is bytes
+    assert body.startswith(taken)
+
+
+def test_a_small_piece_does_not_keep_what_came_with_it() -> None:
+    """A peer cannot have us hold 64 KiB for each byte of a body by what else it sends."""
+    start = begin() + stream(PARAMS, 1, pair(b"A", b"B")) + stream(STDIN, 1, b"x" * 5000, end=False)
+    (exchange,) = FastCGI(NO_LIMITS, VALUES).feed(start + stream(STDIN, 2, b"y" * 60_000))
+    assert [type(piece) for piece in exchange.body] == [bytes]
+    (exchange,) = FastCGI(NO_LIMITS, VALUES).feed(start)
+    assert [type(piece) for piece in exchange.body] == [memoryview]
+
+
 @pytest.mark.statement("18")
 def test_several_requests_at_once_are_served_where_that_is_wanted() -> None:
     fed = Fed(multiplex=True)
@@ -348,7 +383,8 @@ def test_data_is_for_filters_only() -> None:
     (exchange,) = fed.seen
     assert exchange.data == []
     protocol = FastCGI(NO_LIMITS, VALUES, roles=frozenset({Role.FILTER}))
-    data = begin(role=3) + stream(PARAMS, 1, b"") + stream(STDIN, 1, b"in")
+    early = begin(role=3) + stream(PARAMS, 1, b"") + record(STDIN, 1, b"in")
+    data = early + record(STDIN, 1)
     (one,) = protocol.feed(data + record(DATA, 1, b"fi"))
     assert not one.complete
     assert protocol.feed(record(DATA, 1, b"le") + record(DATA, 1)) == [one]

@@ -156,13 +156,15 @@ def test_streams_end_once() -> None:
             send(b"more")
 
 
-def test_the_smallest_free_id_is_taken() -> None:
+def test_the_next_free_id_is_taken() -> None:
     client = FastCGIClient()
     first, second = begun(client), begun(client)
     assert (first.id, second.id) == (1, 2)
     client.feed(end_request(1))
-    assert begun(client).id == 1
+    assert begun(client).id == 3  # what comes late for the first one is taken for no other's
     assert client.begin([], id=65_535)[0].id == 65_535
+    assert begun(client).id == 1
+    assert begun(client).id == 4
     for id in (1, 65_535, 65_536, -1):
         with pytest.raises(ValueError, match="in use or out of range"):
             client.begin([], id=id)
@@ -175,10 +177,10 @@ def test_nothing_leaves_for_a_request_that_ended_or_was_aborted() -> None:
     assert ended.send(b"late") == ended.end() == ended.abort() == []
     assert ended.send_data(b"late") == ended.end_data() == []
     aborted = begun(client)
-    assert read_records(b"".join(aborted.abort())) == [(ABORT_REQUEST, 1, b"")]
+    assert read_records(b"".join(aborted.abort())) == [(ABORT_REQUEST, 2, b"")]
     assert aborted.abort() == aborted.send(b"late") == aborted.end() == []
     assert not client.idle  # its id is in use until the application says so
-    client.feed(end_request())
+    client.feed(end_request(2))
     assert client.idle
     assert aborted.ended
     assert not aborted.whole
@@ -391,3 +393,12 @@ def test_an_abort_is_acknowledged() -> None:
     client.feed(b"".join(server.out))
     assert request.ended
     assert not request.whole
+
+
+def test_ids_are_used_up_and_had_again() -> None:
+    client = FastCGIClient()
+    requests = [client.begin([])[0] for _ in range(65_535)]
+    with pytest.raises(RuntimeError, match="all request ids"):
+        client.begin([])
+    client.feed(end_request(requests[4241].id))
+    assert client.begin([])[0].id == 4242

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from fulgate.protocols.fastcgi import (
 )
 from tests.fuzz.conversations import Cut, byte_by_byte, cuts, whole
 from tests.fuzz.fed import NO_LIMITS, VALUES, Fed, read_answer
-from tests.model import GET_VALUES, PARAMS, STDIN
+from tests.model import ABORT_REQUEST, GET_VALUES, PARAMS, STDIN
 from tests.raw import begin, pair, record, stream
 
 
@@ -177,3 +179,13 @@ def test_dribbled_input_is_looked_at_a_bounded_number_of_times(size: int) -> Non
         if before and len(protocol._parts) <= 1:  # else they were only put beside the others
             work += before
     assert work < 3 * len(data)
+
+
+def test_thousands_of_requests_in_one_piece_cost_linear_work() -> None:
+    """A piece that moves each of them was slow once by the square of their count."""
+    count = 60_000
+    protocol = FastCGI(NO_LIMITS, VALUES)
+    began = time.process_time()
+    moved = protocol.feed((begin(1) + record(ABORT_REQUEST, 1)) * count)
+    assert len(moved) == count
+    assert time.process_time() - began < 8  # it was 25 s, and is 0.3

@@ -19,11 +19,11 @@ import pytest
 from fulgate.errors import BindError
 from fulgate.flup.server import cgi, fcgi, fcgi_fork, fcgi_single
 from tests import flup
+from tests.alone import free_port
 from tests.apps import app
 from tests.flup import Program, environment, reachable, serving, until
 from tests.model import STDIN
 from tests.raw import Raw, head, record
-from tests.servers import free_port
 from tests.statements import query
 
 KINDS = ["fcgi", "fcgi_single", "fcgi_fork"]

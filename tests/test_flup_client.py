@@ -171,7 +171,7 @@ def test_nobody_listens(folder: Path) -> None:
 def test_values(path: str) -> None:
     client = FCGIApp(connect=path)
     with client._getConnection() as connection:
-        assert client._fcgiGetValues(connection, ["FCGI_MPXS_CONNS"]) == {"FCGI_MPXS_CONNS": "0"}
+        assert client._fcgiGetValues(connection, ["FCGI_MPXS_CONNS"]) == {"FCGI_MPXS_CONNS": "1"}
 
 
 @pytest.mark.parametrize(

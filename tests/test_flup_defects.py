@@ -66,6 +66,8 @@ def test_sigterm_while_a_connection_is_kept_alive(folder: Path, kind: str) -> No
 def test_the_linger_after_an_answer_ends(program: Program) -> None:
     """A peer that has its answer and neither sends nor closes is closed."""
     serving_one = worker(program)
+    program.says_hello()  # so that it has all that it keeps open
+    before = serving_one.sockets()
     with contextlib.ExitStack() as held:
         for _ in range(5):
             raw = held.enter_context(program.raw())
@@ -73,8 +75,7 @@ def test_the_linger_after_an_answer_ends(program: Program) -> None:
             raw.send(head(keep=False, **post(200_000)), record(STDIN, 1, b"abc"))
             raw.answer()
         program.says_hello()
-        before = serving_one.sockets()
-        until(lambda: serving_one.sockets() <= before - 5, "they are closed")
+        until(lambda: serving_one.sockets() <= before, "they are closed")
 
 
 @pytest.mark.statement("R1")
@@ -105,7 +106,8 @@ def test_running_out_of_descriptors(folder: Path, kind: str) -> None:
                 assert raw.answer().body == b"Hello, world!\n"
                 raw.socket.close()
         program.says_hello()
-        assert program.log().count("cannot accept") <= 5
+        # Once for each time that it runs out again, and not for each try.
+        assert program.log().count("cannot accept") < len(crowd)
         assert program.ends(signal.SIGTERM) == 0
 
 
@@ -207,7 +209,7 @@ def test_the_generic_servers_survive_a_job_that_raises(
             server.shutdown()
             thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert "LookupError: in a job" in caplog.text
+    until(lambda: "LookupError: in a job" in caplog.text, "the log says so")
 
 
 def test_peers_that_close_within_a_body_leak_nothing(program: Program, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from fulgate.build import COMPILED
 from fulgate.flup.server import NoDefault, paste_factory
-from tests import flup
+from tests import flup, scgi
+from tests.alone import free_port
 from tests.flup import Program, environment, until
-from tests.servers import free_port
+from tests.scgi import Peer
 from tests.servers.fulgate import ROOT
 
 RUN = ["-m", "fulgate.flup"]
@@ -140,6 +142,7 @@ print(flup.server.fcgi.WSGIServer.__module__)
     assert python(code) == "fulgate.flup.server.fcgi"
 
 
+@pytest.mark.skipif(COMPILED, reason="a compiled build stands in site-packages")
 def test_install_without_flup() -> None:
     """Nothing of flup's own is needed: without site-packages there is none."""
     code = f"""
@@ -162,12 +165,12 @@ def test_a_module_that_is_not_there() -> None:
 from fulgate.flup import install
 install()
 try:
-    import flup.server.scgi
+    import flup.server.telnet
 except ModuleNotFoundError as error:
     print(error.name, "|", error)
 """
     said = python(code)
-    assert said.startswith("flup.server.scgi | fulgate.flup stands in for flup")
+    assert said.startswith("flup.server.telnet | fulgate.flup stands in for flup")
 
 
 def test_without_install_flup_is_flup() -> None:
@@ -190,13 +193,15 @@ print(sorted({"twisted", "asyncio", "flup"} & sys.modules.keys()))
 # ---------------------------------------------------------------- PasteDeploy
 
 
-@pytest.mark.parametrize("name", ["fcgi", "fcgi_thread", "fcgi_fork"])
-def test_the_entry_points(name: str) -> None:
+@pytest.mark.parametrize("kind", ["", "_thread", "_fork"])
+@pytest.mark.parametrize("protocol", ["fcgi", "scgi", "ajp"])
+def test_the_entry_points(protocol: str, kind: str) -> None:
+    name = protocol + kind
     project = (ROOT / "pyproject.toml").read_text()
     line = next(li for li in project.splitlines() if li.startswith(f"{name} = "))
     module, _, attribute = line.partition('"')[2].strip('"').partition(":")
     runner = getattr(importlib.import_module(module), attribute)
-    assert runner in (paste_factory.run_fcgi_thread, paste_factory.run_fcgi_fork)
+    assert runner is getattr(paste_factory, f"run_{protocol}{kind or '_thread'}")
     (installed,) = entry_points(group="paste.server_runner", name=name).select(
         value=f"{module}:{attribute}"
     )
@@ -229,6 +234,63 @@ def test_paste_deploy_serves(folder: Path, name: str) -> None:
             until(lambda: len(program.children()) == 2, "it has its children")
         else:
             assert program.threads() == 5
+        assert program.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("protocol", ["scgi", "ajp"])
+def test_what_paste_can_say_of_the_other_protocols(
+    monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    said: dict[str, Any] = {}
+
+    class Server:
+        def __init__(self, app: Any, **arguments: Any) -> None:
+            said.clear()
+            said.update(arguments)
+
+        def run(self) -> None:
+            pass
+
+    for kind in ("thread", "fork"):
+        module = protocol if kind == "thread" else f"{protocol}_fork"
+        monkeypatch.setattr(f"fulgate.flup.server.{module}.WSGIServer", Server)
+        run = getattr(paste_factory, f"run_{protocol}_{kind}")
+        run(None, {"debug": "yes"})
+        usual: dict[str, Any] = {"scgi": (4000, NoDefault), "ajp": (8009, "")}
+        port, name = usual[protocol]
+        assert said == {
+            "scriptName": name,
+            "bindAddress": ("localhost", port),
+            "allowedServers": ["127.0.0.1"],
+            "debug": True,
+        }
+        run(None, {}, scriptName="/a", host="::1", port="9", allowedServers="a b", maxSpare="3")
+        assert (said["bindAddress"], said["allowedServers"]) == (("::1", 9), ["a", "b"])
+        assert (said["scriptName"], said["maxSpare"], said["debug"]) == ("/a", 3, False)
+
+
+@pytest.mark.parametrize("name", ["scgi_thread", "scgi_fork"])
+def test_paste_deploy_serves_scgi(folder: Path, name: str) -> None:
+    port = free_port()
+    (folder / "site.ini").write_text(
+        f"[server:main]\nuse = egg:fulgate#{name}\nhost = 127.0.0.1\nport = {port}\n"
+        + ("maxThreads = 3\n" if name == "scgi_thread" else "maxChildren = 2\n")
+        + "[app:main]\npaste.app_factory = paste_site:make\n"
+    )
+    (folder / "paste_site.py").write_text(
+        "from tests.apps import app\n\ndef make(global_conf):\n    return app\n"
+    )
+    script = folder / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from paste.deploy import loadapp, loadserver\n"
+        "url = 'config:' + sys.argv[1]\n"
+        "loadserver(url)(loadapp(url))\n"
+    )
+    with Program(folder, [script, folder / "site.ini"], ("127.0.0.1", port)) as program:
+        with Peer(program.address) as peer:
+            peer.send(scgi.request())
+            assert peer.answer().body == b"Hello, world!\n"
         assert program.ends(signal.SIGTERM) == 0
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests import flup
+from tests.alone import free_port
 from tests.flup import Program, until
 from tests.model import STDIN
 from tests.raw import head, record
-from tests.servers import free_port
 from tests.statements import query
 
 Twistd = Callable[..., Program]

@@ -7,6 +7,7 @@ import http.cookiejar
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.driver_suite.kit import until
 from tests.servers import Fulgate, Nginx, Running
 from tests.servers.fulgate import ROOT
 from tests.servers.nginx import location
@@ -95,17 +97,23 @@ def site(running: Running) -> Site:
     return start
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """The folder with the Django site's database."""
+@pytest.fixture(scope="module")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("django")
     subprocess.run(
         [sys.executable, "-m", "tests.frameworks.django_site"],
         cwd=ROOT,
-        env={**os.environ, "FULGATE_TEST_FOLDER": str(tmp_path)},
+        env={**os.environ, "FULGATE_TEST_FOLDER": str(folder)},
         check=True,
         timeout=100,
     )
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def database(new_database: Path, tmp_path: Path) -> Path:
+    """The folder with the Django site's database, as nobody has used it."""
+    return Path(shutil.copytree(new_database, tmp_path, dirs_exist_ok=True))
 
 
 def token(page: str) -> str:
@@ -222,3 +230,69 @@ def test_webpy(site: Site, tmp_path: Path, prefix: str) -> None:
     assert browser.get(f"{prefix}/numbers") == NUMBERS
     assert browser.get(f"{prefix}/hello/caf%C3%A9?q=%C3%A9") == "Hello, café! é"
     assert browser.open(f"{prefix}/nothing").status == 404
+
+
+@pytest.mark.parametrize("prefix", ["", "/site"])
+def test_starlette(site: Site, tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "file.bin").write_bytes(FILE)
+    browser = site("starlette_site:app", tmp_path, prefix)
+    shown = browser.get(f"{prefix}/")
+    assert shown.startswith("Hello, Address(host='127.0.0.1', port=")
+    assert shown.endswith(f"! See {browser.base}{prefix}/links/x")
+    sent = facts(browser.open(f"{prefix}/upload", FILE, "application/octet-stream"))
+    assert sent == {"size": len(FILE), "sha256": hashlib.sha256(FILE).hexdigest()}
+    assert browser.get(f"{prefix}/numbers") == NUMBERS
+    links = json.loads(browser.get(f"{prefix}/links/caf%C3%A9%20au?q=%C3%A9"))
+    assert links == {
+        "name": "café au",
+        "url": f"{browser.base}{prefix}/links/café au?q=%C3%A9",  # as Starlette writes it
+        "query": {"q": "é"},
+    }
+    assert browser.open(f"{prefix}/file").body == FILE
+    assert browser.open(f"{prefix}/broken").status == 500
+    assert browser.open(f"{prefix}/nothing").status == 404
+
+
+def test_starlette_events_are_missed(site: Site, tmp_path: Path) -> None:
+    browser = site("starlette_site:app", tmp_path)
+    with urllib.request.urlopen(browser.base + "/events", timeout=30) as stream:
+        assert stream.readline() == b"data: tick\n"
+    until((tmp_path / "missed").exists, "it was not missed")
+
+
+def test_fastapi(site: Site, tmp_path: Path) -> None:
+    browser = site("fastapi_site:app", tmp_path)
+    item = json.dumps({"name": "café", "price": 1.25}).encode()
+    shown = facts(browser.open("/items", item, "application/json"))
+    assert shown["name"] == "café"
+    assert shown["double"] == 2.5
+    until((tmp_path / "café").exists, "the work after the answer was not done")
+    assert browser.open("/items", b"{}", "application/json").status == 422
+    assert json.loads(browser.get("/hello/you?times=2")) == {"hello": ["you", "you"]}
+    assert json.loads(browser.get("/openapi.json"))["info"]["title"] == "FastAPI"
+
+
+@pytest.mark.parametrize("prefix", ["", "/site"])
+def test_quart(site: Site, tmp_path: Path, prefix: str) -> None:
+    browser = site("quart_site:app", tmp_path, prefix)
+    assert browser.get(f"{prefix}/") == f"Hello, stranger! Log in at {prefix}/login"
+    answer = browser.post(f"{prefix}/login", name="Zoë")
+    assert answer.body.decode() == f"Hello, Zoë! Log in at {prefix}/login"
+    shown = facts(browser.upload(f"{prefix}/upload", FILE))
+    assert shown == {"size": len(FILE), "sha256": hashlib.sha256(FILE).hexdigest()}
+    assert browser.get(f"{prefix}/numbers") == NUMBERS
+
+
+@pytest.mark.parametrize("prefix", ["", "/site"])
+def test_django_asgi(site: Site, database: Path, prefix: str) -> None:
+    browser = site("django_site:asgi", database, prefix)
+    page = browser.get(f"{prefix}/form/")
+    shown = facts(
+        browser.upload(f"{prefix}/form/", FILE, name="Ærø", csrfmiddlewaretoken=token(page))
+    )
+    assert shown["sha256"] == hashlib.sha256(FILE).hexdigest()
+    links = json.loads(browser.get(f"{prefix}/links/caf%C3%A9%20au%20lait/?q=1"))
+    assert links["name"] == "café au lait"
+    assert links["here"] == f"{browser.base}{prefix}/links/caf%C3%A9%20au%20lait/?q=1"
+    assert browser.get(f"{prefix}/admin/")
+    assert browser.at.startswith(f"{prefix}/admin/login/")

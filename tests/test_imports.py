@@ -33,3 +33,14 @@ def test_importing_needs_nothing_optional(name: str) -> None:
 def test_command_needs_only_click() -> None:
     modules = modules_after("import fulgate.cli")
     assert modules & OPTIONAL == {"click"}
+
+
+def test_a_server_loads_no_openssl() -> None:
+    modules = modules_after("import fulgate.cli, fulgate.serve")
+    assert "_hashlib" not in modules  # 4 MB in each process
+
+
+def test_the_command_loads_nothing_large_that_serving_does_not_need() -> None:
+    """They are a fifth of its start."""
+    modules = modules_after("import fulgate.cli, fulgate.serve")
+    assert modules & {"difflib", "random", "shutil", "tempfile", "tomllib"} == set()

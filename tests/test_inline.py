@@ -15,6 +15,8 @@ from tests.driver_suite.answers import *  # noqa: F403
 from tests.driver_suite.bodies import *  # noqa: F403
 from tests.driver_suite.connections import *  # noqa: F403
 from tests.driver_suite.deadlines import *  # noqa: F403
+from tests.driver_suite.files import *  # noqa: F403
+from tests.driver_suite.filters import *  # noqa: F403
 from tests.driver_suite.kit import App, Log, MakeServer, until
 from tests.driver_suite.stopping import *  # noqa: F403
 from tests.raw import PATIENCE

@@ -18,8 +18,8 @@ import pytest
 
 from fulgate.client.connection import call
 from fulgate.migrate import migrate
+from tests.alone import free_port
 from tests.command import environment, fulgate
-from tests.servers.base import free_port
 
 FIXTURES = Path(__file__).parent / "migrate"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.fcgi"))
@@ -54,16 +54,27 @@ urlpatterns = [path("hello/<name>", lambda request, name: HttpResponse("django "
 """,
 }
 BODIES = {
+    "ajp": "ajp",
+    "ajp_fork": "ajp",
     "bottle_class": "bottle you",
     "bottle_flup": "bottle you",
+    "django_ajp": "django you",
     "django_argset": "django you",
     "django_fcgi": "django you",
+    "django_scgi": "django you",
     "fork": "fork",
     "inherited": "Hello world!",
     "left": "left",
+    "paste_ajp": "paste",
+    "paste_ajp_fork": "paste",
     "paste_fcgi": "paste",
+    "paste_scgi": "paste",
+    "paste_scgi_fork": "paste",
     "plain": "plain",
     "pylons_dispatch": "paste",
+    "scgi": "scgi",
+    "scgi_fork": "scgi",
+    "scgi_unix": "scgi",
     "tcp": "Hello world!",
     "trac_fcgi": "trac",
     "trac_frontend": "trac",
@@ -75,7 +86,7 @@ BODIES = {
 class Place:
     """Where a program listens: what stands for it in the fixtures, and the endpoint."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, protocol: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self.inherits = re.search("@[A-Z]+@", text) is None
@@ -83,6 +94,7 @@ class Place:
             self.endpoint = f"tcp:127.0.0.1:{self.port}"
         else:
             self.endpoint = f"unix:{folder}/app.sock"
+        self.endpoint = protocol + self.endpoint
 
     def put(self, text: str) -> str:
         text = text.replace("@PORT@", str(self.port)).replace("@FOLDER@", str(self.folder))
@@ -110,7 +122,7 @@ def ask(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> str:
 def test_recipes(name: str, folder: Path) -> None:
     before = (FIXTURES / f"{name}.fcgi").read_text()
     expected, _, notes = (FIXTURES / f"{name}.expected").read_text().partition("\f\n")
-    place = Place(folder, before)
+    place = Place(folder, before, "".join(f"{one}+" for one in ("scgi", "ajp") if one in name))
     program = folder / "app.py"
     program.write_text(place.put(before))
     program.chmod(0o750)
@@ -168,6 +180,7 @@ def test_every_recipe_is_run() -> None:
 
 
 SERVER = "from flup.server.fcgi import WSGIServer\n"
+SCGI = "from flup.server.scgi import WSGIServer\n"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +211,64 @@ def test_arguments(call: str, becomes: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("call", "becomes"),
+    [
+        ("WSGIServer(app)", 'serve(app, bind="scgi+tcp:localhost:4000")'),
+        ("WSGIServer(app, bindAddress='/s')", 'serve(app, bind="scgi+unix:/s")'),
+        ("WSGIServer(app, bindAddress=(h, p))", 'serve(app, bind="scgi+tcp:{}:{}".format(h, p))'),
+        (
+            "WSGIServer(app, '/app', allowedServers=['10.0.0.1'], bindAddress=('', 9))",
+            'serve(app, bind="scgi+tcp:0.0.0.0:9", allowed_clients=("10.0.0.1",),'
+            ' script_name="/app")',
+        ),
+        ("WSGIServer(app, None)", 'serve(app, bind="scgi+tcp:localhost:4000", path="cgi")'),
+    ],
+)
+def test_arguments_of_scgi(call: str, becomes: str) -> None:
+    done = migrate(f"{SCGI}{call}.run()\n")
+    assert done.text == f"from fulgate import serve\n{becomes}\n"
+    assert all(note.translated for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("call", "becomes"),
+    [
+        ("WSGIServer(app)", 'serve(app, bind="ajp+tcp:localhost:8009")'),
+        ("WSGIServer(app, '/a', None, True, False, ('', 9), ['10.0.0.1'])",
+         'serve(app, bind="ajp+tcp:0.0.0.0:9", allowed_clients=("10.0.0.1",), script_name="/a")'),
+    ],
+)  # fmt: skip
+def test_arguments_of_ajp(call: str, becomes: str) -> None:
+    done = migrate(f"from flup.server.ajp import WSGIServer\n{call}.run()\n")
+    assert done.text == f"from fulgate import serve\n{becomes}\n"
+    assert all(note.translated for note in done.notes)
+    done = migrate("from flup.server.ajp_fork import WSGIServer\nWSGIServer(app).run()\n")
+    assert 'serve(app, bind="ajp+tcp:localhost:8009", threads=1)' in done.text
+
+
+@pytest.mark.parametrize(
+    ("call", "becomes"),
+    [
+        ("scgi_thread(app, {})", 'serve(app, bind="scgi+tcp:localhost:4000")'),
+        ("ajp_thread(app, {}, '/a')",
+         'serve(app, bind="ajp+tcp:localhost:8009", script_name="/a")'),
+        # Whom Paste lets in, where nobody is named, is this machine.
+        ("ajp_thread(app, {}, host='', port='9')",
+         'serve(app, bind="ajp+tcp:0.0.0.0:9", allowed_clients=("127.0.0.1",))'),
+        ("scgi_thread(app, {}, host='', port=9, allowedServers=['10.0.0.1', '10.0.0.2'])",
+         'serve(app, bind="scgi+tcp:0.0.0.0:9", allowed_clients=("10.0.0.1", "10.0.0.2"))'),
+        ("scgi_thread(app, {}, host=h, port=p)",
+         'serve(app, bind="scgi+tcp:{}:{}".format(h, p), allowed_clients=("127.0.0.1",))'),
+    ],
+)  # fmt: skip
+def test_arguments_of_paste_over_tcp(call: str, becomes: str) -> None:
+    name = call.partition("(")[0]
+    done = migrate(f"from flup.server.paste_factory import run_{name}\nrun_{call}\n")
+    assert done.text == f"from fulgate import serve\n{becomes}\n"
+    assert done.notes == []
+
+
+@pytest.mark.parametrize(
     ("program", "line", "why"),
     [
         (SERVER + "\nWSGIServer(app, **options).run()", 3, "computed when the program runs"),
@@ -209,10 +280,22 @@ def test_arguments(call: str, becomes: str) -> None:
         (SERVER + "s = WSGIServer(app)\nf(s)", 2, "used for more than s.run()"),
         (SERVER + "f(WSGIServer)", 2, "used for more than serving"),
         (SERVER + "class S(WSGIServer): pass", 2, "used for more than serving"),
-        ("from flup.server.scgi import WSGIServer\nWSGIServer(app).run()", 2, "SCGI and AJP"),
+        (SCGI + "WSGIServer(app, scriptName=name).run()", 2, "computed when the program runs"),
+        (SCGI + "WSGIServer(app, allowedServers=[]).run()", 2, "no list of addresses"),
+        (SERVER + "WSGIServer(app, scriptName='/a').run()", 2, "of another server's"),
         ("from flup.middleware.gzip import G\nG(app)", 2, "has no counterpart yet"),
         ("import bottle\nbottle.run('m:app', server='flup')", 2, "by a string"),
         ("import bottle\nbottle.run(server='flup', plugins=[p])", 2, "for Bottle itself"),
+        (
+            "from django.core.servers.fastcgi import runfastcgi\nrunfastcgi(protocol='scgi')",
+            2,
+            "scgi wants host and port",
+        ),
+        (
+            "from django.core.servers.fastcgi import runfastcgi\nrunfastcgi(protocol='uwsgi')",
+            2,
+            "the protocol uwsgi is unknown",
+        ),
         (
             "from django.core.servers.fastcgi import runfastcgi\nrunfastcgi(sys.argv[1:])",
             2,
@@ -226,6 +309,7 @@ def test_what_has_no_translation_is_named(program: str, line: int, why: str) -> 
     assert note.line == line
     assert why in note.text
     text = program.replace("from flup.server.fcgi", "from fulgate.flup.server.fcgi")
+    text = text.replace("from flup.server.scgi", "from fulgate.flup.server.scgi")
     assert done.text == text  # it stays, on the drop-in where that has it
 
 

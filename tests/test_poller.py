@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fulgate.drivers.poller import END, GONE, READ, SHARED, WRITE, KqueuePoller, Poller, make
+from fulgate.drivers.poller import END, GONE, READ, WRITE, KqueuePoller, Poller, make
 from fulgate.errors import ConfigError
 from tests.driver_suite.kit import until
 from tests.kqueue import (
@@ -164,7 +164,7 @@ def connection() -> Pair:
 
 def test_a_listening_socket_is_reported(poller: Poller) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        poller.register(listener.fileno(), READ | SHARED)
+        poller.register(listener.fileno(), READ)
         assert events(poller, 0) == {}
         with socket.create_connection(listener.getsockname()):
             assert events(poller) == {listener.fileno(): READ}
@@ -221,6 +221,30 @@ def test_what_another_thread_arms_is_seen(poller: Poller, pair: Pair, what: str)
     until(lambda: found.update(events(poller)) or found, "it is not seen")
     assert found == {fd: READ}
     thread.join()
+
+
+def test_what_is_closed_while_another_thread_polls_has_ended(poller: Poller, pair: Pair) -> None:
+    """Unregistered and closed is enough, though poll(2) holds on to it until it returns."""
+    one, other = pair
+    poller.register(one.fileno(), READ)
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            events(poller)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        time.sleep(0.05)  # it is in the poll now, most probably
+        poller.unregister(one.fileno())
+        one.close()
+        other.settimeout(PATIENCE / 2)
+        assert other.recv(1) == b""
+    finally:
+        over.set()
+        poller.wake()
+        thread.join()
 
 
 def test_many_descriptors_and_many_threads(poller: Poller) -> None:

@@ -293,9 +293,10 @@ def test_http_front_on_a_private_socket(project: Path) -> None:
 
 
 @pytest.mark.requires_server("nginx")
+@pytest.mark.parametrize("protocol", ["", "scgi+"])
 @pytest.mark.parametrize("script_name", ["", "/app"])
 def test_nginx_takes_the_snippet_as_it_is(
-    project: Path, running: Running, script_name: str
+    project: Path, running: Running, script_name: str, protocol: str
 ) -> None:
     class Snippet(Nginx):
         def configure(self) -> None:
@@ -303,13 +304,14 @@ def test_nginx_takes_the_snippet_as_it_is(
             text = nginx(self.backend, script_name).replace(
                 "listen 80;", f"listen 127.0.0.1:{self.port};"
             )
-            text = text.replace("include fastcgi_params", "include /etc/nginx/fastcgi_params")
+            for name in ("fastcgi_params", "scgi_params"):
+                text = text.replace(f"include {name}", f"include /etc/nginx/{name}")
             path = self.folder / "nginx.conf"
             main, _, _ = path.read_text().partition("    upstream app {")
             path.write_text(main + text + "}\n")
 
     options = ["--script-name", script_name] if script_name else []
-    with Served("hello:app", "-b", "unix:s?mode=666", *options, cwd=project) as served:
+    with Served("hello:app", "-b", f"{protocol}unix:s?mode=666", *options, cwd=project) as served:
         server = running(Snippet, served.endpoints[0])
         for _ in range(2):  # the second on the connection that was kept
             with urllib.request.urlopen(f"{server.url}{script_name}/a%20b?c", timeout=20) as answer:
@@ -322,3 +324,18 @@ def test_the_snippet_names_the_socket() -> None:
     assert "server [::1]:9000;" in nginx("tcp:[::1]:9000")
     assert "server unix:/run/s;" in nginx("unix:/run/s?mode=666")
     assert 'server "unix:/run/a b";' in nginx("unix:/run/a b")
+    assert "server [::1]:9000;" in nginx("scgi+tcp:[::1]:9000")
+    assert nginx("ajp+tcp:[::1]:9000") == ""  # it does not speak that
+
+
+def test_environment_and_niceness(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(APP)
+    with Served(
+        "hello:app", "--bind=unix:a.sock", "--env=SHOP=a=b", "--env=HOME=/nowhere", "--nice=19",
+        cwd=tmp_path,
+    ) as server:  # fmt: skip
+        found = server.facts()["env"]
+        assert (found["SHOP"], found["HOME"]) == ("a=b", "/nowhere")
+        assert os.getpriority(os.PRIO_PROCESS, server.process.pid) == 19
+    for wrong in ("1=2", "NAME", "FULGATE_THREADS=2"):
+        assert "env: " in refused(2, "serve", "hello:app", f"--env={wrong}", cwd=tmp_path)

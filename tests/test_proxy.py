@@ -334,10 +334,11 @@ def run_asgi(app: FastCGIProxy, scope: Scope, messages: list[Message]) -> list[M
     return sent
 
 
-def test_a_websocket_is_refused() -> None:
+def test_a_websocket_to_nobody_is_closed() -> None:
     app = FastCGIProxy("unix:/none")
-    sent = run_asgi(app, {"type": "websocket"}, [{"type": "websocket.connect"}])
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    scope = {"type": "websocket", "path": "/", "raw_path": b"/", "headers": [], "scheme": "ws"}
+    sent = run_asgi(app, scope, [{"type": "websocket.connect"}])
+    assert sent == [{"type": "websocket.close", "code": 1011, "reason": ""}]
 
 
 def test_the_lifespan_is_answered() -> None:

@@ -109,7 +109,7 @@ def test_what_nobody_asked_for_spoils_a_connection(web: Web) -> None:
         exchange = peer.request()
         assert exchange is not None
         exchange.start("200 OK", [("X", str(peer.number))])
-        peer.send([*exchange.finish(b"body"), extra])
+        peer.send([b"".join([*exchange.finish(b"body"), extra])])  # so that it comes with the end
         while peer.receive():
             pass
 

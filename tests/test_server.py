@@ -198,7 +198,7 @@ def test_what_it_says_of_itself() -> None:
             assert raw.values(b"FCGI_MAX_CONNS", b"FCGI_MAX_REQS", b"FCGI_MPXS_CONNS", b"X") == {
                 b"FCGI_MAX_CONNS": str(Config().worker_connections).encode(),
                 b"FCGI_MAX_REQS": b"7",
-                b"FCGI_MPXS_CONNS": b"0",
+                b"FCGI_MPXS_CONNS": b"1",
             }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fulgate.client.connection import call
+from tests.alone import alone_with, unused_user
 from tests.servers import PATH, Running
 from tests.servers.web import PATIENCE, appears, request
 from tests.spawned import Account, page
@@ -325,7 +326,7 @@ def test_cgi_can_be_forced(script: Path, value: str) -> None:
 @pytest.mark.parametrize("unset", ["GATEWAY_INTERFACE", "REQUEST_METHOD"])
 def test_it_is_no_cgi_without_its_variables(script: Path, unset: str) -> None:
     # Then it listens where a server does that is told nothing; here that is in use already.
-    with socket.socket() as taken:
+    with alone_with(9000), socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taken.bind(("127.0.0.1", 9000))
@@ -437,7 +438,7 @@ def test_it_serves_with_the_threads_that_it_gets(
     account: Account, folder: Path, limit: int
 ) -> None:
     script = account.script(LIMITED.format(limit=limit))
-    user = 54321  # with no other process, each thread of which would count
+    user = unused_user()  # each thread of another process would count
     log = folder / "log"
     with socket.create_server(("127.0.0.1", 0)) as server, log.open("wb") as out:
         process = subprocess.Popen(

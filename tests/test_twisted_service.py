@@ -20,10 +20,11 @@ import pytest
 
 from fulgate.config import settings
 from fulgate.tap import NO_OPTIONS
-from tests.servers import free_port
+from tests.alone import free_port
 from tests.twistd import (
     APP,
     PATIENCE,
+    STOPPED,
     TWISTD,
     Refused,
     Twistd,
@@ -277,7 +278,7 @@ def test_a_server_that_was_started_before_the_fork_is_refused(home: Path, serve:
     }[serve]
     name = tac(home, more=f"import fulgate\n{started}")
     with pytest.raises(Refused) as refused:
-        Twistd(home, "-y", name)
+        Twistd(home, "-y", name, wait=STOPPED)
     assert "a fork does not copy threads" in str(refused.value)
     assert "Start the server after the fork" in str(refused.value)
     assert "fulgate.twisted.FastCGIService" in str(refused.value)
@@ -300,7 +301,9 @@ def notified(folder: Path) -> Iterator[socket.socket]:
         yield sock
 
 
-def systemd(home: Path, listeners: list[socket.socket], names: str, *arguments: str) -> Twistd:
+def systemd(
+    home: Path, listeners: list[socket.socket], names: str, *arguments: str, **more: str
+) -> Twistd:
     """Run twistd as systemd does: sockets from descriptor 3 on, and variables that say so."""
     moved = "".join(
         f"os.dup2({sock.fileno()}, {30 + n}); " for n, sock in enumerate(listeners)
@@ -313,6 +316,7 @@ def systemd(home: Path, listeners: list[socket.socket], names: str, *arguments: 
         "LISTEN_FDS": str(len(listeners)),
         "LISTEN_FDNAMES": names,
         "NOTIFY_SOCKET": str(home / "notify"),
+        **more,
     }
     return Twistd(
         home,
@@ -346,6 +350,21 @@ def test_systemds_sockets_and_notifications(home: Path, notified: socket.socket)
                 assert said in (b"READY=1", b"STOPPING=1")
         assert path.exists()  # it is systemd's
         assert "Traceback" not in twistd.text()
+
+
+@pytest.mark.parametrize(
+    "made", ["wsgi=site_app.app", "asgi=asgi_app"], ids=["threads", "asyncio in a thread"]
+)
+def test_systemds_watchdog_hears_that_work_goes_on(
+    home: Path, notified: socket.socket, made: str
+) -> None:
+    more = "async def asgi_app(scope, receive, send): pass"
+    file = tac(home, f'FastCGIService("systemd", {made})', more=more)
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        with systemd(home, [web], "", "-y", file, WATCHDOG_USEC="300000"):
+            said = [notified.recv(100) for _ in range(6)]
+            assert b"READY=1" in said
+            assert said.count(b"WATCHDOG=1") >= 4
 
 
 def test_the_plugin_takes_systemds_sockets_by_itself(home: Path, notified: socket.socket) -> None:
@@ -433,4 +452,5 @@ def test_help_has_every_setting(home: Path) -> None:
         cwd=home, env=environment(), capture_output=True, text=True, check=True, timeout=PATIENCE,
     ).stdout  # fmt: skip
     for setting in settings():
-        assert (f" {setting.option}" in said) == (setting.name not in NO_OPTIONS), setting.name
+        there = re.search(rf" {setting.option}(?![\w-])", said) is not None
+        assert there == (setting.name not in NO_OPTIONS), setting.name

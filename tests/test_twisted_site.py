@@ -341,3 +341,22 @@ def test_the_deadline_of_a_stop_cuts(running: Running, tmp_path: Path) -> None:
             raw.answer()
     assert site.process.wait(30) in (0, -signal.SIGTERM)
     assert "stopped with 1 requests unfinished after 0.3 s" in site.log()
+
+
+@pytest.mark.statement("18")
+@pytest.mark.parametrize("known", ["asked", "begun"])
+def test_uploads_beside_others(running: Running, known: str) -> None:
+    """More comes at once than is kept in memory."""
+    site = running(Site, "tree")
+    with Raw(site.socket) as raw:
+        if known == "asked":
+            assert raw.values(b"FCGI_MPXS_CONNS") == {b"FCGI_MPXS_CONNS": b"1"}
+        for id in (1, 2):
+            raw.expect(id)
+            raw.send(head("/upload", id=id, **post(len(LARGE))))
+        for at in range(0, len(LARGE), 400_000):
+            for id in (1, 2):
+                piece = LARGE[at : at + 400_000]
+                raw.send(stream(STDIN, id, piece, end=at + 400_000 >= len(LARGE)))
+        for id in (1, 2):
+            assert raw.answer(id).body.decode() == hashlib.sha256(LARGE).hexdigest()

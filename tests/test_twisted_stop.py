@@ -106,3 +106,48 @@ def test_the_deadline_cuts_what_does_not_end(home: Path, how: str) -> None:
             "reactor"
         )
         assert not (home / "app.sock").exists()
+
+
+def runs(twistd: Twistd) -> bool:
+    """Has its reactor set its handlers? It serves before that, and would end by the signal."""
+    status = Path(f"/proc/{twistd.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+PLUGIN = ("fastcgi", "--app", "site_app:app", "--bind", "unix:app.sock?mode=666")
+
+
+@pytest.mark.statement("29")
+@pytest.mark.parametrize("reactor", ["epoll", "asyncio"])
+def test_sigterm_ends_the_plugin_with_status_0(home: Path, reactor: str) -> None:
+    with Twistd(home, "-n", f"--reactor={reactor}", *PLUGIN) as twistd:
+        assert twistd.process is not None
+        with Raw(home / "app.sock") as raw:
+            raw.expect()
+            raw.send(head("/slow"), END)
+            until((home / "started").exists, "it did not start")
+            until(lambda: runs(twistd), "its reactor does not run")
+            twistd.send(signal.SIGTERM)
+            until(lambda: not (home / "app.sock").exists(), "it does not stop")
+            twistd.send(signal.SIGTERM)  # one more does no harm
+            (home / "go").touch()
+            assert len(raw.answer().body) == 1_000_000
+        assert twistd.process.wait(PATIENCE) == 0
+        assert "stopping, by SIGTERM" in twistd.text()
+        is_over(home, twistd)
+
+
+def test_the_status_of_a_process_that_is_not_ours_is_twistds(home: Path) -> None:
+    """A .tac file may have other services: that the process ended by SIGTERM is for its host."""
+    for number, how in ((signal.SIGTERM, "twistd -n"), (signal.SIGINT, "twistd -n")):
+        with start(home, how) as twistd:
+            assert twistd.process is not None
+            until(lambda twistd=twistd: runs(twistd), "its reactor does not run")  # type: ignore[misc]
+            twistd.end(number)
+            assert twistd.process.wait(PATIENCE) == -number
+    with Twistd(home, "-n", *PLUGIN) as twistd:
+        assert twistd.process is not None
+        until(lambda: runs(twistd), "its reactor does not run")
+        twistd.end(signal.SIGINT)  # whoever presses Ctrl+C in a shell has its loops end
+        assert twistd.process.wait(PATIENCE) == -signal.SIGINT

@@ -18,6 +18,7 @@ from fulgate.client.connection import Answer, call
 from tests.servers.fulgate import ROOT
 
 PATIENCE = 30.0  # seconds
+STOPPED = "Server Shut Down."
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 
 APP = """\
@@ -112,9 +113,14 @@ class Twistd:
         self.pid = process.pid
         if self.daemon:
             self.pid = self._daemon(process)
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            raise Refused(self.text()) from None
         try:
             until(lambda: wait in self.text() or self.ended(), self.text)
+            if self.daemon and STOPPED in self.text():
+                raise Refused(self.text())
             assert wait in self.text(), self.text()
         except BaseException:
             self._kill()
@@ -122,7 +128,7 @@ class Twistd:
 
     def _daemon(self, process: subprocess.Popen[bytes]) -> int:
         assert process.wait(PATIENCE) == 0, self.text()
-        until(lambda: self._pid() or "Server Shut Down." in self.text(), self.text)
+        until(lambda: self._pid() or STOPPED in self.text(), self.text)
         pid = self._pid()
         if not pid:
             raise Refused(self.text())

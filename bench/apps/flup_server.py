@@ -12,7 +12,7 @@ import warnings
 warnings.simplefilter("ignore")  # flup calls names that Python has deprecated
 
 from flup.server.fcgi import WSGIServer  # type: ignore[import-not-found, unused-ignore] # noqa: E402
-from hello import app  # noqa: E402
+from work import app  # noqa: E402
 
 if __name__ == "__main__":
     WSGIServer(app, bindAddress=sys.argv[1]).run()

@@ -174,7 +174,7 @@ def _merge(exchange: Exchange, policy: str) -> None:
             params[name] = ", ".join([value for value in several if value])
         elif not name.startswith("HTTP_") or policy == "last" or _all_equal(several):
             params[name] = several[-1]
-        elif name == "HTTP_HOST" and params.get("SERVER_SOFTWARE", "").startswith("nginx"):
+        elif name == "HTTP_HOST" and _is_nginx(params):
             # Both are the configuration's: nginx sends a field that a fastcgi_param names no more.
             params[name] = several[-1]
         elif policy == "first":
@@ -188,6 +188,12 @@ def _merge(exchange: Exchange, policy: str) -> None:
                     "400 Bad Request", f"the header {field} came {len(several)} times"
                 )
     exchange.repeated = False
+
+
+def _is_nginx(params: Params) -> bool:
+    """Its scgi_params name no SERVER_SOFTWARE; but DOCUMENT_URI is a word of nginx's alone."""
+    software: str | None = params.get("SERVER_SOFTWARE")
+    return "DOCUMENT_URI" in params if software is None else software.startswith("nginx")
 
 
 def _all_equal(values: list[str]) -> bool:

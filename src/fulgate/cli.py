@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from fulgate import __version__, process
+from fulgate import __version__, init, process
+from fulgate.build import BUILD
 from fulgate.config import Config, Setting, settings
-from fulgate.endpoint import DEFAULT, AllowedClients, Endpoint, check_exposed
-from fulgate.errors import ConfigError, FulgateError
+from fulgate.endpoint import DEFAULT, FASTCGI, AllowedClients, Endpoint, check_exposed
+from fulgate.errors import AppNotFound, ConfigError, FulgateError
 from fulgate.loader import load_app
 from fulgate.logs import Logs
 from fulgate.settings import Settings, load
 from fulgate.snippet import nginx
+from fulgate.title import entitle
 
 if TYPE_CHECKING:
     from fulgate.front import Front
+    from fulgate.reload import Reloader
+    from fulgate.serve import Server
 
 __all__ = ["cli", "main"]
 
 COMPLETE = "_FULGATE_COMPLETE"
+COMMANDS = (
+    "bench",
+    "conform",
+    "doctor",
+    "dump",
+    "get",
+    "migrate",
+    "ping",
+    "record",
+    "reload",
+    "replay",
+    "status",
+    "stop",
+    "top",
+)  # a module in fulgate.commands each, with a click.Command `command`
 FRONT_TIMEOUT = 0.5  # seconds for the HTTP front to end, after the server did
 DEVELOPMENT_GRACE = 0.3  # seconds for running requests with --http: Ctrl+C is to be quick
 
@@ -131,27 +149,50 @@ def _params() -> list[click.Parameter]:
     ]
 
 
+class _Commands(click.Group):
+    """The commands of this file, and those of fulgate.commands, imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"fulgate.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="fulgate")
+@click.version_option(__version__, prog_name="fulgate", message=f"%(prog)s %(version)s ({BUILD})")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Serve a Python web application to a web server over FastCGI."""
     if ctx.invoked_subcommand is None:
-        names = "serve, check, migrate, doctor or completion"
-        raise click.UsageError(f"name a command: {names}; see fulgate --help")
+        *names, last = cli.list_commands(ctx)
+        listed = ", ".join(names) + " or " + last
+        raise click.UsageError(f"name a command: {listed}; see fulgate --help")
 
 
 @cli.command("serve", cls=_Command, params=_params())
 @_configured
 def serve(found: Settings) -> int:
     """Serve an application until SIGTERM or SIGINT."""
+    alone = not found.pools or found.config.reload
+    if alone and init.is_first():  # a master reaps orphans itself
+        status = init.divide()
+        if status is not None:
+            return status
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with contextlib.ExitStack() as stack:
             try:
+                if not alone:
+                    return _serve_pools(found, stack)
                 return _serve(_for_development(found), stack)
             except FulgateError as error:
                 if log.handlers and found.config.error_logfile != "-":
@@ -177,49 +218,62 @@ def serve(found: Settings) -> int:
 @_configured
 def check(found: Settings, print_config: bool) -> int:
     """Check the configuration and import the application, without serving."""
+    from fulgate.serve import check_served
+
     if print_config:
         click.echo(found.toml(), nl=False)
     config = found.config
-    _need_app(config)
-    process.identity(config)
+    pools = list(found.pools.values()) or [config]
+    for pool in pools:
+        _need_app(pool)
+        process.identity(pool)
     process.prepare(config)
-    allowed = AllowedClients.of(config.allowed_clients)
-    for text in config.bind:
-        endpoint = Endpoint.parse(text)
-        endpoint.check()
-        check_exposed(endpoint, allowed)
+    for pool in pools:
+        allowed = AllowedClients.of(pool.allowed_clients)
+        for text in pool.bind:
+            endpoint = Endpoint.parse(text)
+            endpoint.check()
+            check_served(endpoint.protocol, f"endpoint {endpoint}: ")
+            check_exposed(endpoint, allowed)
     if config.http:
         _front()(config.http, DEFAULT, config.static)
-    load_app(config.app, config.pythonpath)
-    click.echo(f"fulgate: the configuration is good, and {config.app} loads", err=True)
+    for pool in pools:
+        status = _try(pool, alone=len(pools) == 1)
+        if status:
+            return status
+    apps = [*dict.fromkeys(pool.app for pool in pools)]
+    verb = "loads" if len(apps) == 1 else "load"
+    click.echo(f"fulgate: the configuration is good, and {', '.join(apps)} {verb}", err=True)
     return 0
 
 
-@cli.command("migrate")
-@click.argument("file", type=click.Path())
-@click.option("--write", is_flag=True, help="Rewrite the file, and keep what it was as FILE.bak.")
-def migrate(file: str, write: bool) -> int:
-    """Rewrite a program made for flup, and show the difference.
+def _try(config: Config, *, alone: bool) -> int:
+    """Load the application as who will run it, where it will run; give the exit status.
 
-    The exit status is 0 when there is nothing to change, 1 when there is, and 4 when something is
-    left that has no translation: it is named, with its line.
+    That is in a process of its own, where others are to be loaded as well, or nobody may come back.
     """
-    from fulgate.migrate import command
-
-    return command(file, write)
-
-
-@cli.command("doctor")
-@click.option("--pid", type=click.IntRange(1), required=True, help="The process to look at.")
-@click.option("--py-spy/--no-py-spy", default=True, help="Use py-spy, where it is installed.")
-def doctor(pid: int, py_spy: bool) -> int:
-    """Say what a running server has imported, what its threads do, and who waits for it.
-
-    The exit status is 1 when something is wrong.
-    """
-    from fulgate.doctor import command
-
-    return command(pid, py_spy)
+    who = process.identity(config)
+    if who is None and alone:
+        process.settle(config)
+        load_app(config.app, config.pythonpath)
+        return 0
+    pid = os.fork()
+    if pid:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status < 0:
+            raise AppNotFound(f"{config.app}: signal {-status} ended the process that loaded it")
+        return status
+    status = 1
+    try:
+        process.settle(config)
+        process.enter(config, who)
+        load_app(config.app, config.pythonpath)
+        status = 0
+    except FulgateError as error:
+        _Run(config.debug).show(error)
+        status = _fail(str(error), getattr(error, "exit_status", 1))
+    finally:
+        os._exit(status)
 
 
 @cli.command("completion")
@@ -236,10 +290,11 @@ def completion(shell: str) -> int:
 
 
 def _for_development(found: Settings) -> Config:
-    """Give the settings; behind our own HTTP front nobody waits for a stream at Ctrl+C."""
-    if found.config.http and found.sources["graceful_timeout"] == "default":
-        return found.config.replace(graceful_timeout=DEVELOPMENT_GRACE)
-    return found.config
+    """Give the settings; nobody waits for a stream at Ctrl+C."""
+    config = found.config
+    if (config.http or config.reload) and found.sources["graceful_timeout"] == "default":
+        return config.replace(graceful_timeout=DEVELOPMENT_GRACE)
+    return config
 
 
 def _serve(config: Config, stack: contextlib.ExitStack) -> int:
@@ -256,27 +311,62 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
         stack.callback(process.PidFile(config.pid).remove)
     if config.http and not config.bind:
         config = config.replace(bind=(_private_endpoint(who, stack),))
-    if who is None:  # before the sockets are bound, so that nobody connects to what cannot answer
+    if config.reload and who is not None:
+        raise ConfigError("--reload is for development, and does not go with user and group")
+    process.settle(config)
+    entitle(config.app)
+    # Before the sockets are bound, so that nobody connects to what cannot answer.
+    app = _no_application
+    if who is None and not config.reload:
         app = load_app(config.app, config.pythonpath)
     server = Server(_no_application, config, ended=logs.access)
     stack.callback(server.stop)
     server.bind()
     if who is not None:  # afterwards, so that no code of the application runs as root
         logs.give_to(who.uid, who.gid)
-        process.drop(who)
+        process.enter(config, who)
         app = load_app(config.app, config.pythonpath)
     server.app = app
     url = ""
     if front_class is not None:
-        front = front_class(config.http, server.endpoints[0], config.static)
+        front = front_class(config.http, _for_front(server), config.static)
         stack.callback(front.stop, FRONT_TIMEOUT)
         front.start()
         url = front.url
-    _announce(server.endpoints, config, url)
-    return run(server)
+    reloader = _reloader(config, server) if config.reload else None
+    _announce(server.endpoints, config, url, server.status_endpoints)
+    return reloader.run() if reloader is not None else run(server, reopen=logs.reopen)
 
 
-def _no_application(environ: object, start_response: object) -> NoReturn:
+def _reloader(config: Config, server: Server) -> Reloader:
+    from fulgate.reload import Reloader
+
+    # The child is where the folder, the environment and the process's file have led already.
+    plain = config.replace(
+        chdir="", env_file="", env=(), clear_env=False, nice=0, pid="", http="", static=()
+    )
+    return Reloader(plain, server.listeners)
+
+
+def _serve_pools(found: Settings, stack: contextlib.ExitStack) -> int:
+    from fulgate.supervised import Supervised
+
+    config = found.config
+    process.open_standard_streams()
+    process.prepare(config)
+    process.settle(config.replace(clear_env=False))  # for hooks; workers have each their own
+    logs = Logs(config)
+    stack.callback(logs.close)
+    if config.pid:
+        stack.callback(process.PidFile(config.pid).remove)
+    supervised = Supervised(found.pools, logs, lambda: found.again().pools)
+    stack.callback(supervised.close)
+    apps = ", ".join(pool.app for pool in found.pools.values())
+    _announce(supervised.endpoints, config.replace(app=apps), "", supervised.status_endpoints)
+    return supervised.run()
+
+
+def _no_application(environ: object, start_response: object) -> Any:
     raise RuntimeError("the server was started before its application was loaded")
 
 
@@ -299,8 +389,19 @@ def _front() -> type[Front]:
     return Front
 
 
+def _for_front(server: Server) -> str:
+    """Give an endpoint that the HTTP front can speak to. Raises ConfigError."""
+    for endpoint in server.endpoints:
+        if Endpoint.parse(endpoint).protocol == FASTCGI:
+            return endpoint
+    raise ConfigError("--http needs an endpoint of FastCGI: leave --bind out, or name one more")
+
+
 def _private_endpoint(who: process.Identity | None, stack: contextlib.ExitStack) -> str:
     """Give a Unix endpoint in a new folder that nobody else can look into."""
+    import shutil  # here, since they take long to import
+    import tempfile
+
     folder = tempfile.mkdtemp(prefix="fulgate-")
     pid = os.getpid()
 
@@ -319,7 +420,9 @@ def _stop(number: int, frame: object) -> None:
     raise _Stopped
 
 
-def _announce(endpoints: Sequence[str], config: Config, url: str) -> None:
+def _announce(
+    endpoints: Sequence[str], config: Config, url: str, status: Sequence[str] = ()
+) -> None:
     """Say where it listens, for people and for whoever waits for the line."""
     text = ""
     for endpoint in endpoints:
@@ -327,10 +430,13 @@ def _announce(endpoints: Sequence[str], config: Config, url: str) -> None:
         text += line + "\n"
         if config.error_logfile != "-":
             log.info("%s", line)
+    for endpoint in status:
+        text += f"Its status is on {endpoint}\n"
     if url:
         text += f"Open {url}/\n"
-    if url or os.isatty(1):
-        text += "\nFor nginx:\n\n" + nginx(endpoints[0], config.script_name) + "\n"
+    snippet = nginx(endpoints[0], config.script_name)
+    if snippet and (url or os.isatty(1)):
+        text += f"\nFor nginx:\n\n{snippet}\n"
     # Not sys.stdout: what it could not write to a closed pipe would be an error again at the exit.
     with contextlib.suppress(OSError):
         os.write(1, text.encode("utf-8", "surrogateescape"))

@@ -5,37 +5,29 @@ reference in docs/ derive from its fields.
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fulgate.cgi import PATH_POLICIES, REPEATED_POLICIES
-from fulgate.endpoint import AllowedClients, Endpoint
 from fulgate.errors import ConfigError
+from fulgate.setting import Setting, setting
+from fulgate.targets import FACILITIES
 
 __all__ = ["Config", "Setting", "settings"]
 
 APPLICATION = "Application and sockets"
-HTTP = "HTTP front for development"
+ASYNC = "ASGI applications"
+HTTP = "For development"
 LIMITS = "Limits"
 TIME = "Time, in seconds"
 CGI = "CGI"
 LOG = "Logs"
+STATUS = "Status"
 PROCESS = "Process"
+PROCESSES = "Processes"
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-
-
-def setting(default: Any, help: str, section: str, **meta: Any) -> Any:
-    """Declare a setting.
-
-    `default`, `help` and `section` are for people. The rest: `short`, a short form for the CLI;
-    `choices`, the values that are allowed; `low` and `high`, the range of a number; `size=True`,
-    for bytes that may be written as 64k, 1M or 1G; `metavar`, what stands for the value.
-    """
-    return field(default=default, metadata={"help": help, "section": section, **meta})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +46,9 @@ class Config:
     bind: tuple[str, ...] = setting(
         (),
         "Endpoint to listen on: unix:PATH?mode=660&owner=..&group=.., tcp:HOST:PORT, fd:N or"
-        " systemd[:NAME]. May be given several times. By default the socket inherited on"
-        " descriptor 0, else systemd's, else tcp:127.0.0.1:9000.",
+        " systemd[:NAME]; scgi+ or ajp+ before it is for SCGI or AJP. May be given several times."
+        " By default the socket inherited on descriptor 0, else systemd's, else"
+        " tcp:127.0.0.1:9000.",
         APPLICATION,
         short="-b",
         metavar="ENDPOINT",
@@ -70,9 +63,22 @@ class Config:
     )
     queue: int = setting(
         1024,
-        "Complete requests that may wait for a thread; one more is answered with 503.",
+        "Complete requests that may wait for a thread; one more is turned away.",
         APPLICATION,
         low=0,
+    )
+    overload: str = setting(
+        "503",
+        "How a request is turned away when the queue is full: 503 with Retry-After goes to the"
+        " client; overloaded is FastCGI's own word to the web server, of which nginx makes a 502.",
+        APPLICATION,
+        choices=("503", "overloaded"),
+    )
+    multiplex: bool = setting(
+        True,
+        "Serve several requests at once on a connection (FastCGI's multiplexing), where the web"
+        " server wants that; else each beside another one is refused with CANT_MPX_CONN.",
+        APPLICATION,
     )
     worker_connections: int = setting(
         16384,
@@ -82,17 +88,89 @@ class Config:
     )
     allowed_clients: tuple[str, ...] = setting(
         (),
-        "IP address or network that may connect over TCP, such as 10.0.0.0/8. May be given"
-        " several times. By default what FCGI_WEB_SERVER_ADDRS says. Without any, only addresses"
-        " of this machine are listened on.",
+        "IP address or network that may connect over TCP, such as 10.0.0.0/8, or uid:USER or"
+        " gid:GROUP, who may connect to a Unix socket. May be given several times. By default what"
+        " FCGI_WEB_SERVER_ADDRS says. Without any address, only those of this machine are listened"
+        " on; without any user or group, every one who may write to the socket's file is served.",
         APPLICATION,
         metavar="ADDRESS",
+    )
+    ajp_secret: str = setting(
+        "",
+        "What each request over AJP has to carry, as Apache's ProxyPass with secret= sends it;"
+        " one without it is answered with 403. Better in the environment or in a file than on the"
+        " command line, which other users can see.",
+        APPLICATION,
+        metavar="SECRET",
+        hidden=True,
+    )
+    ajp_packet_size: int = setting(
+        8192,
+        "Bytes of one packet over AJP, as the web server has it: Apache's ProxyIOBufferSize,"
+        " mod_jk's max_packet_size. The head of an answer has to fit into one.",
+        APPLICATION,
+        size=True,
+        low=8192,
+        high=65536,
     )
     poller: str = setting(
         "auto",
         "How readiness is waited for; auto takes the best that the system has.",
         APPLICATION,
         choices=("auto", "epoll", "kqueue", "poll"),
+    )
+
+    interface: str = setting(
+        "auto",
+        "What the application speaks; auto takes a coroutine function, or an object whose call is"
+        " one, for ASGI.",
+        ASYNC,
+        choices=("auto", "wsgi", "asgi"),
+    )
+    lifespan: str = setting(
+        "auto",
+        "Whether an ASGI application is told of start and end; auto lets it have no lifespan.",
+        ASYNC,
+        choices=("auto", "on", "off"),
+    )
+    loop: str = setting(
+        "auto",
+        "The event loop of an ASGI application; auto takes uvloop where it is installed.",
+        ASYNC,
+        choices=("auto", "asyncio", "uvloop"),
+    )
+
+    worker_concurrency: int = setting(
+        64,
+        "Requests at once, WebSockets among them, with which a process counts as busy: for health,"
+        " and for a dynamic or ondemand pool, which spawns another worker then.",
+        ASYNC,
+        low=1,
+        high=4096,
+    )
+    limit_concurrency: int = setting(
+        0,
+        "Requests at once that a process gives to the application; one more gets 503; 0 for no"
+        " limit.",
+        ASYNC,
+        low=0,
+    )
+
+    websocket_max_size: int = setting(
+        16 << 20,
+        "Bytes of one WebSocket message; beyond it the WebSocket closes with 1009; 0 for no limit.",
+        ASYNC,
+        size=True,
+        low=0,
+    )
+    websocket_ping_interval: float = setting(
+        20.0, "Seconds between two pings on a WebSocket; 0 for none.", ASYNC, low=0
+    )
+    websocket_ping_timeout: float = setting(
+        20.0, "Seconds for the answer to a ping; 0 for ever.", ASYNC, low=0
+    )
+    websocket_deflate: bool = setting(
+        True, "Compress WebSocket messages where the client offers it.", ASYNC
     )
 
     http: str = setting(
@@ -107,6 +185,20 @@ class Config:
         " several times.",
         HTTP,
         metavar="/PREFIX=FOLDER",
+    )
+
+    reload: bool = setting(
+        False,
+        "Start the application anew when a file of it changes, for development: needs"
+        " fulgate[reload].",
+        HTTP,
+    )
+    reload_extra_file: tuple[str, ...] = setting(
+        (),
+        "Further file or folder, such as of templates, whose change counts for --reload. May be"
+        " given several times.",
+        HTTP,
+        metavar="PATH",
     )
 
     limit_params_size: int = setting(
@@ -180,25 +272,102 @@ class Config:
         False, "Send the application's tracebacks to the web server's log too (FCGI_STDERR).", CGI
     )
 
+    x_sendfile: str = setting(
+        "pass",
+        "What becomes of an answer's X-Sendfile: pass leaves it to a web server that knows it,"
+        " serve sends the file, accel turns it into nginx's X-Accel-Redirect.",
+        CGI,
+        choices=("pass", "serve", "accel"),
+    )
+    x_sendfile_root: tuple[str, ...] = setting(
+        (),
+        "Folder whose files X-Sendfile may name, such as /srv/files; for accel with nginx's"
+        " internal location, such as /srv/files=/protected/. May be given several times.",
+        CGI,
+        metavar="FOLDER[=/URI/]",
+    )
+
     access_logfile: str = setting(
         "",
-        "A line for each request goes here; - is standard output; nothing for no such log.",
+        "A line for each request goes here: a file, - for standard output, syslog or journald;"
+        " nothing for no such log.",
         LOG,
         metavar="FILE",
     )
     access_log_format: str = setting(
         "combined",
-        "How the lines are written: as Apache's combined log, or as JSON.",
+        "How the lines are written: combined (Apache's), json, or a format with fields as"
+        " gunicorn's %(h)s and PHP-FPM's %R.",
         LOG,
-        choices=("combined", "json"),
+        metavar="FORMAT",
     )
-    error_logfile: str = setting("-", "The log; - is standard error.", LOG, metavar="FILE")
+    error_logfile: str = setting(
+        "-", "The log: a file, - for standard error, syslog or journald.", LOG, metavar="FILE"
+    )
     log_level: str = setting("info", "The least important that is logged.", LOG, choices=LEVELS)
+    log_limit: int = setting(
+        8192,
+        "Bytes of one line of a log; what is longer is cut; 0 for no limit.",
+        LOG,
+        size=True,
+        low=0,
+    )
+    log_rate: int = setting(
+        0,
+        "Records of the log in one second; how many more there were is counted; 0 for no limit.",
+        LOG,
+        low=0,
+    )
+    syslog_to: str = setting(
+        "/dev/log",
+        "Where syslog is: a Unix socket, or udp:HOST:PORT.",
+        LOG,
+        metavar="ADDRESS",
+    )
+    syslog_format: str = setting(
+        "auto",
+        "RFC that syslog gets; auto is 3164 on a Unix socket and 5424 over UDP.",
+        LOG,
+        choices=("auto", "3164", "5424"),
+    )
+    syslog_facility: str = setting("daemon", "Facility in syslog.", LOG, choices=tuple(FACILITIES))
+    syslog_ident: str = setting("fulgate", "Name in syslog and in the journal.", LOG)
     debug: bool = setting(False, "Show tracebacks of errors at the start.", LOG)
+
+    status_bind: tuple[str, ...] = setting(
+        (),
+        "Endpoint to answer for the status over HTTP, also while all threads are busy:"
+        " tcp:127.0.0.1:PORT or unix:PATH. May be given several times.",
+        STATUS,
+        metavar="ENDPOINT",
+    )
+    status_path: str = setting(
+        "",
+        "Path, such as /status, that is answered with the status to whoever asks the web server.",
+        STATUS,
+        metavar="PATH",
+    )
+    ping_path: str = setting(
+        "",
+        "Path, such as /ping, that is answered with pong by the server itself.",
+        STATUS,
+        metavar="PATH",
+    )
+    statsd_host: str = setting(
+        "", "Report to statsd here each second, over UDP.", STATUS, metavar="HOST:PORT"
+    )
+    statsd_prefix: str = setting("fulgate", "What names in statsd begin with.", STATUS)
 
     chdir: str = setting(
         "",
         "Change to this folder first; other paths are relative to it.",
+        PROCESS,
+        metavar="FOLDER",
+    )
+    chroot: str = setting(
+        "",
+        "Make this folder the root of the file system before the application is loaded; chdir is a"
+        " folder within then. Needs root to start, and user.",
         PROCESS,
         metavar="FOLDER",
     )
@@ -227,6 +396,26 @@ class Config:
         PROCESS,
         short="-g",
     )
+    env: tuple[str, ...] = setting(
+        (),
+        "NAME=VALUE for the application's environment, over what is set already. May be given"
+        " several times.",
+        PROCESS,
+        metavar="NAME=VALUE",
+    )
+    clear_env: bool = setting(
+        False,
+        "Keep the environment of the process from the application, which gets env_file and env"
+        " only.",
+        PROCESS,
+    )
+    nice: int = setting(
+        0,
+        "Niceness of the process; below what it has for root alone; 0 leaves it.",
+        PROCESS,
+        low=-20,
+        high=19,
+    )
     umask: str = setting(
         "",
         "Permissions to withhold from new files, octal, such as 022.",
@@ -248,6 +437,107 @@ class Config:
         low=0,
     )
 
+    workers: int = setting(
+        0,
+        "Worker processes, which a master watches; auto for one a core. Unless the pool is static,"
+        " the most there may be. 0 serves in the one process that was started.",
+        PROCESSES,
+        short="-w",
+        auto=True,
+        low=0,
+        high=1024,
+    )
+    pool_mode: str = setting(
+        "static",
+        "How many workers there are: always all of them, as many as keep some idle, or as many as"
+        " there are requests for.",
+        PROCESSES,
+        choices=("static", "dynamic", "ondemand"),
+    )
+    start_workers: int = setting(1, "Workers at the start of a dynamic pool.", PROCESSES, low=1)
+    min_spare_workers: int = setting(
+        1, "Idle workers that a dynamic pool keeps, at least.", PROCESSES, low=1
+    )
+    max_spare_workers: int = setting(
+        3, "Idle workers that a dynamic pool keeps, at most.", PROCESSES, low=1
+    )
+    spawn_rate: int = setting(
+        32, "Workers that a dynamic pool spawns in one second, at most.", PROCESSES, low=1
+    )
+    process_idle_timeout: float = setting(
+        10.0, "Seconds after which an idle worker of an ondemand pool ends.", PROCESSES, low=0
+    )
+    max_requests: int = setting(
+        0, "Requests after which a worker is replaced; 0 for never.", PROCESSES, low=0
+    )
+    max_requests_jitter: int = setting(
+        0,
+        "Up to so many more for each worker, at random, so that not all are replaced at once.",
+        PROCESSES,
+        low=0,
+    )
+    max_age: float = setting(
+        0.0, "Seconds after which a worker is replaced; 0 for never.", PROCESSES, low=0
+    )
+    max_rss: int = setting(
+        0,
+        "Bytes of memory (RSS) beyond which a worker is replaced; 0 for no limit.",
+        PROCESSES,
+        size=True,
+        low=0,
+    )
+    request_timeout: float = setting(
+        0.0,
+        "Seconds that a request may take in the application; then it is answered with 504, or its"
+        " answer broken off, and the worker is replaced; 0 for ever.",
+        PROCESSES,
+        low=0,
+    )
+    request_slowlog_timeout: float = setting(
+        0.0,
+        "Seconds after which a request that still runs is logged, with its thread's stack; 0 for"
+        " never.",
+        PROCESSES,
+        low=0,
+    )
+    boot_timeout: float = setting(
+        0.0,
+        "Seconds that a worker may take to load the application; 0 for any time.",
+        PROCESSES,
+        low=0,
+    )
+    emergency_restart_threshold: int = setting(
+        0,
+        "So many workers that die within the interval have all workers replaced; 0 for never.",
+        PROCESSES,
+        low=0,
+    )
+    emergency_restart_interval: float = setting(
+        60.0, "The interval for that, in seconds.", PROCESSES, low=0
+    )
+    catch_workers_output: bool = setting(
+        False,
+        "Have the master write to the log what workers write to standard output and error, line by"
+        " line.",
+        PROCESSES,
+    )
+    decorate_workers_output: bool = setting(
+        True,
+        "Say there which worker wrote it, and when; otherwise such lines are left as they are, but"
+        " for control characters.",
+        PROCESSES,
+    )
+    preload_app: bool = setting(
+        False, "Load the application in the master, before workers are forked.", PROCESSES
+    )
+    hooks: str = setting(
+        "",
+        "Module with functions that are called as the master and the workers come and go:"
+        " on_starting, when_ready, pre_fork, post_fork, and so on, as gunicorn's.",
+        PROCESSES,
+        metavar="MODULE",
+    )
+
     def __post_init__(self) -> None:
         for known in settings():
             value = getattr(self, known.name)
@@ -258,6 +548,20 @@ class Config:
                 value = float(value)
                 object.__setattr__(self, known.name, value)
             known.check(value)
+        self._check_x_sendfile()
+
+    def _check_x_sendfile(self) -> None:
+        roots = self.x_sendfile_root
+        if self.x_sendfile != "pass" and not roots:
+            raise ConfigError(f"x_sendfile: {self.x_sendfile} needs an x_sendfile_root")
+        for root in roots:
+            if self.x_sendfile == "accel" and "=" not in root:
+                raise ConfigError(f"x_sendfile_root: {root!r}: accel needs FOLDER=/URI/")
+
+    @property
+    def watched(self) -> bool:
+        """Is there anybody who may ask how the server is?"""
+        return bool(self.status_bind or self.status_path or self.ping_path or self.statsd_host)
 
     def replace(self, **changes: Any) -> Config:
         """Give a copy with some values changed. Raises ConfigError."""
@@ -267,130 +571,6 @@ class Config:
                 raise ConfigError(f"there is no setting {name!r}")
         return dataclasses.replace(self, **changes)
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One field of Config, as everything that derives from it wants it."""
-
-    name: str
-    type: type  # of one value: str, int, float or bool
-    many: bool  # a tuple of such
-    default: Any
-    help: str
-    section: str
-    short: str = ""
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-    low: float = -math.inf
-    high: float = math.inf
-    size: bool = False
-
-    @property
-    def option(self) -> str:
-        """Its option on the command line."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return "FULGATE_" + self.name.upper()
-
-    def read(self, text: str) -> Any:
-        """Read one value's text form, as the CLI and the environment have it.
-
-        Raises ConfigError, without the setting's name.
-        """
-        if self.type is bool:
-            if text.lower() in ("1", "true", "yes", "on"):
-                return True
-            if text.lower() in ("0", "false", "no", "off", ""):
-                return False
-            raise ConfigError(f"{text!r} is neither yes nor no")
-        if self.type is int:
-            match = re.fullmatch(r"(-?[0-9]+)([kmg]?)", text.lower(), re.ASCII)
-            if match is None or len(text) > 20 or (match[2] and not self.size):
-                hint = ", such as 65536, 64k, 1M or 1G" if self.size else ""
-                raise ConfigError(f"{text!r} is not a whole number{hint}")
-            return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]]
-        if self.type is float:
-            if not re.fullmatch(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)", text, re.ASCII):
-                raise ConfigError(f"{text!r} is not a number")
-            return float(text)
-        return text
-
-    def check(self, value: Any) -> None:
-        """Raise ConfigError unless `value` is of the right type and in the range."""
-        if self.many:
-            if not isinstance(value, tuple):
-                raise ConfigError(f"{self.name}: a list of strings is wanted, not {value!r}")
-            for one in value:
-                self._check_one(one)
-        else:
-            self._check_one(value)
-
-    def _check_one(self, value: Any) -> None:
-        its_type = value.__class__  # not isinstance: True is no number
-        if its_type is not self.type:
-            raise ConfigError(f"{self.name}: {_article[self.type]} is wanted, not {value!r}")
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{self.name}: {value!r} is none of {', '.join(self.choices)}")
-        if self.type in (int, float) and not self.low <= value <= self.high:
-            bound = f"at least {self.low}" if not value >= self.low else f"at most {self.high}"
-            raise ConfigError(f"{self.name}: {value} is out of range, {bound} is wanted")
-        if self.type is float and not math.isfinite(value):
-            raise ConfigError(f"{self.name}: {value} is out of range")
-        if self.type is str:
-            if "\0" in value:
-                raise ConfigError(f"{self.name}: {value!r} has a NUL in it")
-            special = _special.get(self.name)
-            if special is not None and value:
-                special(value)
-
-
-_article = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _check_bind(value: str) -> None:
-    try:
-        Endpoint.parse(value)
-    except ConfigError as error:
-        raise ConfigError(f"bind: {error}") from None
-
-
-def _check_http(value: str) -> None:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]/\s]*):([0-9]{1,5})", value, re.ASCII)
-    if match is None or int(match[2]) > 65535:
-        raise ConfigError(f"http: {value!r}: write HOST:PORT, such as 127.0.0.1:8000")
-
-
-def _check_static(value: str) -> None:
-    prefix, sign, folder = value.partition("=")
-    if not (sign and folder and prefix.startswith("/")):
-        raise ConfigError(f"static: {value!r}: write /PREFIX=FOLDER, such as /static=./static")
-
-
-def _check_script_name(value: str) -> None:
-    if not value.startswith("/") or value.endswith("/"):
-        raise ConfigError(f"script_name: {value!r}: it begins with / and does not end with it")
-
-
-def _check_umask(value: str) -> None:
-    if not re.fullmatch("(0o)?[0-7]{1,4}", value) or int(value, 8) > 0o777:
-        raise ConfigError(f"umask: {value!r}: write it as octal text, such as 022")
-
-
-def _check_allowed_clients(value: str) -> None:
-    AllowedClients([value])
-
-
-_special = {
-    "bind": _check_bind,
-    "http": _check_http,
-    "static": _check_static,
-    "script_name": _check_script_name,
-    "umask": _check_umask,
-    "allowed_clients": _check_allowed_clients,
-}
 
 _types: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 

@@ -1,23 +1,27 @@
 """Endpoints: where to listen, and where to connect.
 
 Written `unix:PATH?mode=660&owner=NAME&group=NAME`, `tcp:HOST:PORT`, `tcp:[IPV6]:PORT`, `fd:N`
-or `systemd[:NAME]`.
+or `systemd[:NAME]`, after `scgi+` or `ajp+` where that is spoken there, and not FastCGI.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
 import re
 import socket
+import struct
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fulgate.errors import BindError, ConfigError
 from fulgate.listener import (
+    FASTCGI,
     Listener,
     adopt,
     bind_tcp,
@@ -31,15 +35,27 @@ from fulgate.listener import (
 
 __all__ = [
     "DEFAULT",
+    "FASTCGI",
+    "PROTOCOLS",
     "AllowedClients",
     "Endpoint",
     "Listener",
     "bind_all",
     "check_exposed",
+    "spoken",
+    "user_of",
 ]
+
+SO_PEERGROUPS = 59  # Linux; socket has no name for it
 
 DEFAULT = "tcp:127.0.0.1:9000"
 """Where a server listens that is told nothing and inherits nothing."""
+
+PROTOCOLS = {FASTCGI: "FastCGI", "scgi": "SCGI", "ajp": "AJP"}
+"""What may stand before an endpoint's "+", and its name in a sentence.
+
+`fulgate.serve` knows which of them it serves.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +71,25 @@ class Endpoint:
     port: int = 0  # tcp: 0 has the system choose, for listening only
     fd: int = -1
     name: str = ""  # systemd: FileDescriptorName=; "" takes all
+    protocol: str = FASTCGI  # what is spoken there, of PROTOCOLS
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read an endpoint's text form. Raises ConfigError."""
-        kind, colon, rest = text.partition(":")
         if "\0" in text:
             raise ConfigError(f"endpoint {text!r}: NUL is not allowed")
+        protocol, plus, plain = text.partition("+")
+        if not plus or ":" in protocol:
+            return cls._parse(text, text)
+        if protocol not in PROTOCOLS:
+            known = ", ".join(name + "+" for name in PROTOCOLS)
+            raise ConfigError(f"endpoint {text!r}: {protocol + plus!r} is none of {known}")
+        return replace(cls._parse(text, plain), protocol=protocol)
+
+    @classmethod
+    def _parse(cls, text: str, plain: str) -> Endpoint:
+        """Read what has no protocol before it; `text` is for what is said of it."""
+        kind, colon, rest = plain.partition(":")
         if kind == "unix" and colon:
             return cls._parse_unix(text, rest)
         if kind == "tcp" and colon:
@@ -72,7 +100,7 @@ class Endpoint:
             return cls("systemd", name=rest)
         raise ConfigError(
             f"endpoint {text!r}: write unix:PATH, tcp:HOST:PORT, fd:N or systemd[:NAME]"
-            + _did_you_mean(text)
+            + _did_you_mean(plain)
         )
 
     @classmethod
@@ -116,6 +144,11 @@ class Endpoint:
         return cls("tcp", host=match[1] or match[2], port=int(match[3]))
 
     def __str__(self) -> str:
+        return self.plain if self.protocol == FASTCGI else f"{self.protocol}+{self.plain}"
+
+    @property
+    def plain(self) -> str:
+        """Its text form without the protocol."""
         if self.kind == "unix":
             options = [f"mode={self.mode:o}"] if self.mode != 0o660 else []
             options += [f"owner={self.owner}"] if self.owner else []
@@ -136,20 +169,7 @@ class Endpoint:
         Raises BindError, and ConfigError for an owner or group that does not exist.
         """
         try:
-            if self.kind == "unix":
-                return [
-                    bind_unix(
-                        self.path, backlog, mode=self.mode, owner=self.owner, group=self.group
-                    )
-                ]
-            if self.kind == "tcp":
-                return bind_tcp(self._resolve(passive=True), backlog)
-            if self.kind == "fd":
-                return [adopt(self.fd)]
-            fds = systemd_sockets(self.name)
-            if not fds:
-                raise BindError("systemd passed no such socket (LISTEN_FDS, LISTEN_FDNAMES)")
-            return [adopt(fd) for fd in fds]
+            listeners = self._bind(backlog)
         except ConfigError as error:
             raise ConfigError(f"endpoint {self}: {error}") from None
         except BindError as error:
@@ -159,6 +179,23 @@ class Endpoint:
             if error.errno == errno.EADDRINUSE:
                 reason = "the address is in use already"
             raise BindError(f"cannot listen on {self}: {reason}") from error
+        for listener in listeners:
+            listener.protocol = self.protocol
+        return listeners
+
+    def _bind(self, backlog: int) -> list[Listener]:
+        if self.kind == "unix":
+            return [
+                bind_unix(self.path, backlog, mode=self.mode, owner=self.owner, group=self.group)
+            ]
+        if self.kind == "tcp":
+            return bind_tcp(self._resolve(passive=True), backlog)
+        if self.kind == "fd":
+            return [adopt(self.fd)]
+        fds = systemd_sockets(self.name)
+        if not fds:
+            raise BindError("systemd passed no such socket (LISTEN_FDS, LISTEN_FDNAMES)")
+        return [adopt(fd) for fd in fds]
 
     def exposed(self) -> list[str]:
         """Give the addresses behind a TCP endpoint that other machines can reach.
@@ -195,14 +232,14 @@ class Endpoint:
     def connect(self, timeout: float | None = None) -> socket.socket:
         """Connect as a client; `timeout` in seconds also becomes the socket's.
 
-        Raises OSError when nobody listens, else what `addresses` raises.
+        Raises OSError when nobody listens, TimeoutError, else what `addresses` raises.
         """
         problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
         for family, address in self.addresses():
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.settimeout(timeout)
-                sock.connect(address)
+                _connect(sock, address)
                 if family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
@@ -223,18 +260,45 @@ class Endpoint:
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-class AllowedClients:
-    """The IP addresses and networks that may connect (FastCGI 1.0, section 3.2).
+def _connect(sock: socket.socket, address: Any) -> None:
+    """Connect; where the accept queue of a Unix socket is full, wait for it as TCP does."""
+    timeout = sock.gettimeout()
+    until = time.monotonic() + (timeout or 0)
+    while True:
+        try:
+            sock.connect(address)
+            return
+        except BlockingIOError:
+            if not timeout:
+                raise
+            if time.monotonic() >= until:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+            time.sleep(0.005)
 
-    `patterns` are like "10.0.0.7", "10.0.0.0/8" or "fd00::/8"; none allows everybody. Raises
-    ConfigError.
+
+class AllowedClients:
+    """Who may connect: addresses and networks over TCP (FastCGI 1.0, section 3.2), users otherwise.
+
+    `patterns` are like "10.0.0.7", "10.0.0.0/8" or "fd00::/8", and "uid:www-data" or "uid:33", and
+    "gid:www-data" for who is in a group, for Unix sockets, where the kernel says who has connected
+    (SO_PEERCRED, unix(7), and SO_PEERGROUPS). Addresses say nothing of Unix sockets, and users and
+    groups nothing of TCP; a kind of which none is named is open to everybody. Raises ConfigError.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        self.users: set[int] = set()
+        self.groups: set[int] = set()
         for pattern in patterns:
+            pattern = pattern.strip()
+            if pattern.startswith("uid:"):
+                self.users.add(_number(pattern, "user"))
+                continue
+            if pattern.startswith("gid:"):
+                self.groups.add(_number(pattern, "group"))
+                continue
             try:
-                self.networks.append(ipaddress.ip_network(pattern.strip()))
+                self.networks.append(ipaddress.ip_network(pattern))
             except ValueError as error:
                 raise ConfigError(f"allowed_clients: {error}") from None
 
@@ -248,14 +312,66 @@ class AllowedClients:
         return cls(patterns)
 
     def __bool__(self) -> bool:
+        """Is TCP restricted, so that other machines may reach it?"""
         return bool(self.networks)
 
-    def allows(self, peer: Any) -> bool:
-        """May `peer`, an address as `socket.accept` gives it, connect? A Unix peer always may."""
-        if not self.networks or not isinstance(peer, tuple):
+    @property
+    def restrict(self) -> bool:
+        """Is anybody shut out?"""
+        return bool(self.networks or self.users or self.groups)
+
+    def allows(self, peer: Any, sock: socket.SocketType | None = None) -> bool:
+        """May whoever has connected go on? `peer` and `sock` are as `socket.accept` gives them."""
+        if isinstance(peer, tuple):
+            if not self.networks:
+                return True
+            address = ip_address(peer[0])
+            return any(address in network for network in self.networks)
+        if not (self.users or self.groups):
             return True
-        address = ip_address(peer[0])
-        return any(address in network for network in self.networks)
+        if sock is None:
+            return False
+        return user_of(sock) in self.users or not self.groups.isdisjoint(groups_of(sock))
+
+
+def _number(pattern: str, kind: str) -> int:
+    """Give the number of a user or a group."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        raise ConfigError(f"allowed_clients: {pattern!r} needs SO_PEERCRED, which Linux has")
+    name = pattern.partition(":")[2]
+    try:
+        number = max(look_up(name, "") if kind == "user" else look_up("", name))
+    except ConfigError:
+        number = -1
+    if number < 0:
+        raise ConfigError(f"allowed_clients: {pattern!r}: there is no such {kind}")
+    return number
+
+
+def user_of(sock: socket.SocketType) -> int:
+    """Give the user who has connected to a Unix socket; -1 when that cannot be told."""
+    return _credentials(sock)[0]
+
+
+def groups_of(sock: socket.SocketType) -> set[int]:
+    """Give the groups of who has connected to a Unix socket, his own and all others he is in.
+
+    Only his own of one who is in more than 256, or where that cannot be told.
+    """
+    found = {_credentials(sock)[1]} - {-1}
+    with contextlib.suppress(OSError):  # ERANGE, or a kernel before 4.13
+        more = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+        found.update(struct.unpack(f"={len(more) // 4}I", more))
+    return found
+
+
+def _credentials(sock: socket.SocketType) -> tuple[int, int]:
+    try:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except (OSError, AttributeError):  # not Linux's
+        return -1, -1
+    _, uid, gid = struct.unpack("=iII", credentials)
+    return uid, gid
 
 
 def bind_all(
@@ -312,6 +428,11 @@ def _warn(what: str, on_exposed: Callable[[str], object] | None) -> None:
     if on_exposed is None:
         raise ConfigError(text)
     on_exposed(text)
+
+
+def spoken(endpoint: str) -> str:
+    """Give the name of what is spoken at an endpoint, for a sentence."""
+    return PROTOCOLS[Endpoint.parse(endpoint).protocol]
 
 
 def _default_endpoint() -> Endpoint:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 __all__ = [
     "Aborted",
+    "AnswerCut",
     "AppNotFound",
     "BindError",
     "ConfigError",
+    "ConnectFailed",
     "FulgateError",
     "LimitExceeded",
     "NoThreads",
     "ProtocolError",
+    "Refused",
+    "StartupFailed",
+    "TimedOut",
 ]
 
 
@@ -70,3 +75,39 @@ class NoThreads(FulgateError, RuntimeError):
     """
 
     exit_status = 3
+
+
+class StartupFailed(FulgateError):
+    """An ASGI application's lifespan did not start. The process ends with exit status 3."""
+
+    exit_status = 3
+
+
+# What a client meets.
+
+
+class ConnectFailed(FulgateError, ConnectionError):
+    """There is no connection to the application: nobody listens, or it may not be reached."""
+
+
+class AnswerCut(ProtocolError):
+    """The connection ended before the answer did; what had come of it is not to be trusted."""
+
+
+class Refused(ProtocolError):
+    """END_REQUEST says that the application did not take the request (FastCGI 1.0, section 5.5).
+
+    `protocol_status` is 1 for CANT_MPX_CONN, 2 for OVERLOADED, 3 for UNKNOWN_ROLE.
+    """
+
+    NAMES = ("REQUEST_COMPLETE", "CANT_MPX_CONN", "OVERLOADED", "UNKNOWN_ROLE")
+
+    def __init__(self, protocol_status: int) -> None:
+        super().__init__(
+            f"the request was refused: status {protocol_status}, {self.NAMES[protocol_status]}"
+        )
+        self.protocol_status = protocol_status
+
+
+class TimedOut(FulgateError, TimeoutError):
+    """Nothing moved for too long, or there was no whole answer within the deadline."""

@@ -7,6 +7,7 @@ web server would use in production.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import re
 import socket
@@ -79,7 +80,8 @@ class Front:
             self._app,
             http=_NoAccessLog,
             loop="asyncio",
-            ws="none",
+            ws="wsproto" if importlib.util.find_spec("wsproto") else "none",
+            ws_ping_interval=None,  # the application's server pings
             lifespan="on",
             log_config=None,
             server_header=False,

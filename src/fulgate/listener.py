@@ -13,13 +13,16 @@ import socket
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fulgate.errors import BindError, ConfigError
+from fulgate.quiesce import quiesce
 
 __all__ = [
+    "FASTCGI",
     "Listener",
+    "PassOn",
     "adopt",
     "bind_tcp",
     "bind_unix",
@@ -30,26 +33,37 @@ __all__ = [
     "systemd_sockets",
 ]
 
+FASTCGI = "fastcgi"  # what is spoken where nothing else is said
 LOCK_PATIENCE = 10.0  # seconds to wait for others who start in the same folder
 SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
+
+PassOn = Callable[[socket.socket, str], None]
+"""Takes an accepted connection between requests, and the protocol that is spoken on it."""
 
 
 class Listener(socket.socket):
     """A listening socket, not blocking, not inheritable.
 
+    `protocol` is what its peers speak, such as "fastcgi" or "scgi".
     `close` also removes the file of a Unix socket, if this process made it and it is still ours.
     """
 
+    protocol = FASTCGI
+    bound_by = 0  # the process that bound it to its address of TCP
     _remove: weakref.finalize[[str, int, int, int], Listener] | None = None
 
     @property
     def label(self) -> str:
-        """The endpoint as it came out, for people: "tcp:127.0.0.1:9000" with the real port."""
+        """The endpoint as it came out: "tcp:127.0.0.1:9000" with the real port.
+
+        What is not FastCGI's says so: "scgi+unix:/run/app.sock".
+        """
         name = self.getsockname()
+        before = "" if self.protocol == FASTCGI else self.protocol + "+"
         if self.family == socket.AF_UNIX:
-            return "unix:" + os.fsdecode(name)
+            return f"{before}unix:{os.fsdecode(name)}"
         host, port = name[:2]
-        return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+        return f"{before}tcp:[{host}]:{port}" if ":" in host else f"{before}tcp:{host}:{port}"
 
     @property
     def exposed(self) -> bool:
@@ -61,6 +75,31 @@ class Listener(socket.socket):
         self._remove = weakref.finalize(
             self, _remove_socket, path, status.st_dev, status.st_ino, os.getpid()
         )
+
+    def speaking(self, protocol: str) -> Listener:
+        """Give another one on the same socket, on which `protocol` is spoken.
+
+        It owns the socket's file from now on. Raises OSError.
+        """
+        other = Listener(fileno=os.dup(self.fileno()))
+        os.set_inheritable(other.fileno(), False)
+        other.protocol = protocol
+        other.bound_by = self.bound_by
+        owned = self._remove.detach() if self._remove is not None else None
+        if owned is not None:
+            _, remove, arguments, _ = owned
+            other._remove = weakref.finalize(other, remove, *arguments)
+        return other
+
+    def quiesce(self) -> None:
+        """Before the close: have nobody connect any more. Who has can still be accepted.
+
+        Only for who bound it: others may have it, and go on. It takes a round trip, at most 0.2 s.
+        """
+        if self._remove is not None:
+            self._remove()  # a path that is gone leads nobody here
+        elif self.bound_by == os.getpid():
+            quiesce(self)
 
     def close(self) -> None:
         # First the file: while the socket is open, no other file can get its inode number.
@@ -225,6 +264,7 @@ def _bind_tcp(family: socket.AddressFamily, address: Any, backlog: int) -> Liste
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
+        listener.bound_by = os.getpid()
         listener.listen(backlog)
     except BaseException:
         listener.close()

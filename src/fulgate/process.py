@@ -1,4 +1,4 @@
-"""What the process is before it serves: folder, environment, limits, user, pid file."""
+"""What the process is before it serves: folder, environment, limits, root, user, pid file."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ import os
 import pwd
 import resource
 import stat
+import weakref
 from dataclasses import dataclass
 
+from fulgate import systemd
 from fulgate.config import Config
 from fulgate.errors import ConfigError
+from fulgate.listener import systemd_sockets
 from fulgate.settings import read_env_file
 from fulgate.spawned import open_standard_streams
 
-__all__ = ["Identity", "PidFile", "drop", "identity", "open_standard_streams", "prepare"]
+__all__ = [
+    "Identity",
+    "PidFile",
+    "drop",
+    "enter",
+    "identity",
+    "open_standard_streams",
+    "prepare",
+    "settle",
+]
+
+# What stays of an environment that is cleared: what it tells is not for the application.
+KEPT = ("FCGI_WEB_SERVER_ADDRS", "FULGATE_FAULTHANDLER")
 
 
 def prepare(config: Config) -> None:
-    """Set folder, environment, umask and limits. Raises ConfigError."""
-    if config.chdir:
-        try:
-            os.chdir(config.chdir)
-        except OSError as error:
-            raise ConfigError(f"chdir: {config.chdir}: {error.strerror}") from error
-    if config.env_file:
-        for name, value in read_env_file(config.env_file).items():
-            os.environ.setdefault(name, value)
+    """Set folder, niceness, umask and limits. Raises ConfigError."""
+    if config.chdir and not config.chroot:
+        _change_folder(config.chdir)
+    _renice(config)
     if config.umask:
         os.umask(int(config.umask, 8))
     if config.rlimit_files:
@@ -46,14 +56,50 @@ def prepare(config: Config) -> None:
             ) from error
 
 
+def _change_folder(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise ConfigError(f"chdir: {path}: {error.strerror}") from error
+
+
+def _renice(config: Config) -> None:
+    if config.nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, config.nice)
+        except OSError as error:
+            raise ConfigError(f"nice: {config.nice}: {error.strerror}") from error
+
+
+def settle(config: Config) -> None:
+    """Make the environment the application's, in the process that will run it, and its niceness.
+
+    Raises ConfigError.
+    """
+    given = read_env_file(config.env_file) if config.env_file else {}
+    if config.clear_env:
+        systemd_sockets(take=False)  # what the environment says of them is remembered
+        systemd.remember()
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        os.environ.clear()
+        os.environ.update(kept)
+    for name, value in given.items():
+        os.environ.setdefault(name, value)
+    for pair in config.env:
+        name, _, value = pair.partition("=")
+        os.environ[name] = value
+    _renice(config)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who the process is to become."""
 
     uid: int
     gid: int
-    name: str = ""  # in the user database, for the supplementary groups
+    name: str = ""  # in the user database
     home: str = ""
+    groups: tuple[int, ...] = ()  # the supplementary ones, as initgroups(3) has them
 
     @property
     def current(self) -> bool:
@@ -68,6 +114,8 @@ class Identity:
 
 def identity(config: Config) -> Identity | None:
     """Look up user and group; None where the process stays who it is. Raises ConfigError."""
+    if config.chroot and (os.geteuid() != 0 or config.user in ("", "0", "root")):
+        raise ConfigError("chroot: only root can, and root gets out of it: name another user")
     if not config.user and not config.group:
         return None
     uid, gid, name, home = os.getuid(), os.getgid(), "", ""
@@ -87,7 +135,8 @@ def identity(config: Config) -> Identity | None:
             gid = _gid(config.group)
         except KeyError:
             raise ConfigError(f"group: there is no group {config.group!r}") from None
-    found = Identity(uid, gid, name, home)
+    groups = tuple(os.getgrouplist(name, gid)) if name else (gid,)
+    found = Identity(uid, gid, name, home, groups)
     if os.geteuid() != 0 and not found.current:
         raise ConfigError("user, group: only root can become somebody else")
     return found
@@ -97,15 +146,26 @@ def _gid(group: str) -> int:
     return int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
 
 
+def enter(config: Config, who: Identity | None) -> None:
+    """Change the root folder, and become `who`, for good. Raises ConfigError."""
+    if config.chroot:
+        try:
+            os.chroot(config.chroot)
+            os.chdir("/")
+        except OSError as error:
+            raise ConfigError(f"chroot: {config.chroot}: {error.strerror}") from error
+        if config.chdir:
+            _change_folder(config.chdir)
+    drop(who)
+
+
 def drop(who: Identity | None) -> None:
     """Become `who`, for good. Raises ConfigError."""
     if who is None or (who.current and os.geteuid() != 0):
         return
     try:
-        if who.name:
-            os.initgroups(who.name, who.gid)
-        else:
-            os.setgroups([who.gid])
+        # Known before: in another root folder there may be no list of groups, or a false one.
+        os.setgroups(who.groups)
         os.setgid(who.gid)
         os.setuid(who.uid)
     except (OSError, OverflowError) as error:
@@ -114,6 +174,17 @@ def drop(who: Identity | None) -> None:
         # As PHP-FPM does: root's would be there otherwise.
         os.environ["USER"] = os.environ["LOGNAME"] = who.name
         os.environ["HOME"] = who.home
+
+
+_pid_files: weakref.WeakSet[PidFile] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for file in list(_pid_files):
+        file.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class PidFile:
@@ -146,6 +217,7 @@ class PidFile:
         except ConfigError:
             os.close(self._fd)
             raise
+        _pid_files.add(self)
 
     def _locked(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -166,6 +238,12 @@ class PidFile:
         except FileNotFoundError:
             return False
         return os.path.samestat(now, os.fstat(fd))
+
+    def let_go(self) -> None:
+        """In a forked child: close it, since the lock lasts as long as anybody has it open."""
+        if self._fd != -1:
+            os.close(self._fd)
+            self._fd = -1
 
     def remove(self) -> None:
         """Remove the file, if this process made it and it is still the same."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -11,29 +11,44 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from queue import SimpleQueue
-from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from time import monotonic
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fulgate import stacks
+from fulgate.arrivals import Arrivals
 from fulgate.config import Config
 from fulgate.drivers.inline import Inline
 from fulgate.drivers.stdio import Stdio
 from fulgate.drivers.threads import Threads
-from fulgate.endpoint import AllowedClients, bind_all
-from fulgate.errors import NoThreads
-from fulgate.exchange import Exchange, Limits, ServerProtocol
+from fulgate.endpoint import FASTCGI, AllowedClients, Endpoint, bind_all, user_of
+from fulgate.errors import ConfigError, NoThreads
+from fulgate.exchange import Exchange, Limits, Role, ServerProtocol, SyncGateway
+from fulgate.gateways.filters import Filter, FilterGateway
+from fulgate.gateways.roles import Authorizer, AuthorizerGateway, ByRole, Roles
 from fulgate.gateways.wsgi import WSGI, Application
-from fulgate.listener import Listener, inherited_on_stdin
-from fulgate.logs import AccessLog, LogFile, Logs
+from fulgate.gateways.xsendfile import XSendfile
+from fulgate.interface import interface_of
+from fulgate.listener import Listener, PassOn, inherited_on_stdin
+from fulgate.logs import AccessLog, LogFile, Logs, access_log
+from fulgate.processes.scoreboard import READY, STOPPING, Slot, own_slot
+from fulgate.protocols.ajp import AJP
 from fulgate.protocols.cgi import CGI
-from fulgate.protocols.fastcgi import (
-    FastCGI,
-)
+from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.scgi import SCGI
 from fulgate.spawned import open_standard_streams, started_as_cgi, take_standard_streams
-from fulgate.systemd import notify
+from fulgate.systemd import Watchdog, notify
+
+if TYPE_CHECKING:  # what is for ASGI imports asyncio, and so is imported when it is used
+    from fulgate.drivers.aio import Aio
+    from fulgate.drivers.aio_thread import AioThread
+    from fulgate.gateways.asgi import ASGI
+    from fulgate.gateways.asgi import Application as AsyncApplication
+    from fulgate.processes.watching import Watching
 
 __all__ = ["Server", "run", "serve"]
+
+SLOW_AFTER = 1.0  # seconds after which the status calls a request slow, unless the slow log does
 
 log = logging.getLogger("fulgate")
 
@@ -41,7 +56,7 @@ D = TypeVar("D")
 
 
 class Server:
-    """Serves a WSGI application. No thread, and no socket, before `start` or `bind`.
+    """Serves a WSGI or an ASGI application. No thread, and no socket, before `start` or `bind`.
 
     As a context manager it starts and stops::
 
@@ -50,26 +65,33 @@ class Server:
 
     `config` defaults to `Config()`; `settings` override fields of it. `on_exposed` gets the
     explanation when a socket can be reached by other machines, instead of a ConfigError. `allowed`
-    is asked about each peer's address, after `allowed_clients`. Raises ConfigError.
+    is asked about each peer's address, after `allowed_clients`. `protocol` is what is spoken on
+    connections that come from no endpoint. Raises ConfigError.
     """
 
     def __init__(
         self,
-        app: Application,
+        app: Application | AsyncApplication | Authorizer | Filter | Roles,
         config: Config | None = None,
         *,
         ended: Callable[[Exchange], None] | None = None,
         on_exposed: Callable[[str], object] | None = None,
         allowed: Callable[[Any], bool] | None = None,
         environ: Mapping[str, str] = os.environ,
+        protocol: str = FASTCGI,
         **settings: Any,
     ) -> None:
-        self.app = app
+        self.app: Any = app
+        check_served(protocol)
+        self._protocol = protocol
+        self._roles = frozenset({Role.RESPONDER})
         self._asked = allowed
         self.config = config = (config or Config()).replace(**settings)
         self.listeners: list[Listener] = []
         self._ended = ended
         self._on_exposed = on_exposed
+        for text in config.bind:
+            check_served(Endpoint.parse(text).protocol, f"endpoint {text}: ")
         self._allowed = AllowedClients.of(config.allowed_clients, environ)
         self._only_tcp = bool(self._allowed) and not config.allowed_clients
         self._limits = Limits(
@@ -81,11 +103,22 @@ class Server:
             "FCGI_MPXS_CONNS": "0",
         }
         self._multiprocess = False
-        self._driver: Threads | None = None
+        self.slot: Slot | None = None  # on a scoreboard; `start` makes one where there is none
+        self.on_late: Callable[[], None] | None = None  # a request did not end in time
+        self.on_spent: Callable[[], None] | None = None  # as many requests as `slot.most` are over
+        self.on_blocked: Callable[[], None] | None = None  # nor does anything else run meanwhile
+        self.watchdog: Watchdog | None = None  # is told by the driver that all is well
+        self._driver: Threads | AioThread | None = None
         self._stopping = threading.Lock()
         self._stopped = False
         self._lost = ""  # why it cannot serve: its threads did not survive a fork
         self._access_file: LogFile | None = None
+        self._watching: Watching | None = None
+
+    @property
+    def status_endpoints(self) -> list[str]:
+        """Where its status is answered over HTTP, with real ports."""
+        return self._watching.endpoints if self._watching is not None else []
 
     @property
     def endpoints(self) -> list[str]:
@@ -103,12 +136,17 @@ class Server:
                 allowed_clients=self._allowed,
                 on_exposed=self._on_exposed,
             )
+        if self._watching is None and self.config.watched:
+            from fulgate.processes.watching import Watching  # an HTTP server is much to import
+
+            self._watching = Watching(self.config)
 
     def start(self) -> None:
         """Bind if need be, and start serving, in threads of its own. Does not block.
 
-        A server starts once. Raises RuntimeError the second time, ConfigError, BindError, and
-        NoThreads where the system gives none.
+        A server starts once. Raises RuntimeError the second time, ConfigError, BindError,
+        StartupFailed when an ASGI application's lifespan fails, and NoThreads where the system
+        gives none.
         """
         self._check_new()
         try:
@@ -128,23 +166,123 @@ class Server:
     def _start(self) -> None:
         self.bind()
         self._open_access_log()
-        driver = Threads(
+        slot = self._take_slot()
+        driver = self._make_driver()
+        watched = self._watching
+        aside = watched.aside(slot.board) if watched is not None else None
+        if isinstance(driver, Threads):
+            driver.aside = aside
+            driver.late = self.on_late
+            driver.most, driver.spent = slot.most, self.on_spent
+            driver.watchdog = self.watchdog
+        else:
+            driver.aio.aside = aside
+            driver.aio.watchdog = self.watchdog
+            driver.watch.late = self.on_late
+            driver.watch.blocked = self.on_blocked
+            driver.watch.most, driver.watch.spent = slot.most, self.on_spent
+        _running.add(self)
+        self._driver = driver
+        try:
+            driver.start()
+            if watched is not None:
+                watched.start(slot.board)
+        except BaseException:
+            self._driver = None
+            _running.discard(self)
+            raise
+        slot.become(READY)
+        stacks.name_threads()
+
+    def _take_slot(self) -> Slot:
+        """Give the place on a scoreboard, on one of its own where there is no master."""
+        asgi = self.interface == "asgi"
+        capacity = self.config.worker_concurrency
+        if self.slot is None:
+            self.slot = own_slot(capacity + 1 if asgi else self.config.threads)
+        if asgi:
+            self.slot.hold(capacity)
+        self.slot.notes.slow_after = self.config.request_slowlog_timeout or SLOW_AFTER
+        return self.slot
+
+    @property
+    def interface(self) -> str:
+        """What the application speaks: "wsgi" or "asgi"."""
+        return interface_of(self.app, self.config.interface)
+
+    def _make_driver(self) -> Threads | AioThread:
+        if self.interface == "asgi":
+            from fulgate.drivers.aio_thread import AioThread
+
+            return self._on_loop(AioThread)
+        self._serve_several(True)
+        return Threads(
             self.listeners,
             self._make_protocol,
             self._gateway(multithread=self.config.threads > 1, multiprocess=self._multiprocess),
             self.config,
             ended=self._ended,
-            allowed=self._allows if self._allowed or self._asked else None,
+            allowed=self._filter,
+            score=self.slot,
+            shared=self._multiprocess,
         )
-        _running.add(self)
-        self._driver = driver
-        try:
-            driver.start()
-        except BaseException:
-            self._driver = None
-            _running.discard(self)
-            raise
-        stacks.name_threads()
+
+    def _on_loop(self, driver: Callable[..., D]) -> D:
+        """Give a driver for an ASGI application, on the sockets that were bound."""
+        self._serve_several(True)
+        return driver(
+            self.listeners,
+            self._make_protocol,
+            self._async_gateway(),
+            self.config,
+            ended=self._ended,
+            allowed=self._filter,
+            score=self.slot,
+            shared=self._multiprocess,
+        )
+
+    def _async_gateway(self) -> ASGI:
+        from fulgate.gateways.asgi import ASGI
+
+        config = self.config
+        return ASGI(
+            self.app,
+            path=config.path,
+            script_name=config.script_name,
+            repeated_params=config.repeated_params,
+            stderr=config.stderr,
+            lifespan=config.lifespan,
+            x_sendfile=config.x_sendfile,
+            roots=config.x_sendfile_root,
+            websocket=(
+                config.websocket_max_size,
+                config.websocket_ping_interval,
+                config.websocket_ping_timeout,
+                config.websocket_deflate,
+            ),
+            limit=config.limit_concurrency,
+        )
+
+    def embed(self) -> Aio:
+        """Bind if need be, and give a driver for the running loop: to `await` its start and stop.
+
+        For an ASGI application only; raises ConfigError for others, and what `bind` raises.
+        `fulgate.aio` is made of this.
+        """
+        from fulgate.drivers.aio import Aio
+
+        if self.interface != "asgi":
+            raise ConfigError("a running loop serves ASGI applications only")
+        self._check_new()
+        self.bind()
+        self._open_access_log()
+        slot = self._take_slot()
+        driver = self._on_loop(Aio)
+        if self._watching is not None:
+            driver.aside = self._watching.aside(slot.board)
+            self._watching.start(slot.board)
+        slot.become(READY)
+        return driver
 
     def _start_anyhow(self) -> Inline | None:
         """Start; where the system gives no thread, give a driver for the calling thread instead."""
@@ -152,6 +290,9 @@ class Server:
         try:
             self._start()
         except NoThreads as error:
+            if self.interface == "asgi":
+                self.stop(0)
+                raise
             log.warning("%s: serving in the main thread, one request at a time", error)
             return self.inline()
         except BaseException:
@@ -163,14 +304,17 @@ class Server:
         """Give a driver that serves in the thread that calls its `run`, instead of `start`.
 
         It serves the sockets that were bound, or only the accepted `connection`, which it owns.
+        It needs a WSGI application; raises ConfigError for others.
         """
+        self._need_wsgi("a process without threads")
+        self._serve_several(False)
         driver = Inline(
             self.listeners if connection is None else [],
             self._make_protocol,
             self._gateway(multithread=False, multiprocess=self._multiprocess),
             self.config,
             ended=self._ended,
-            allowed=self._allows if self._allowed or self._asked else None,
+            allowed=self._filter,
         )
         if connection is not None:
             driver.adopt(connection)
@@ -182,19 +326,46 @@ class Server:
         It is called as `Threads` is, without listening sockets, and with `arguments`.
         """
         self._open_access_log()
+        self._serve_several(True)
         return driver(
             self._make_protocol,
             self._gateway(multithread=self.config.threads > 1),
             self.config,
             ended=self._ended,
-            allowed=self._allows if self._allowed or self._asked else None,
+            allowed=self._filter,
             **arguments,
         )
 
-    def _gateway(self, **environ: bool) -> WSGI:
+    def _gateway(self, **environ: bool) -> SyncGateway:
         config = self.config
+        roles = _by_role(self.app)
+        for app in (roles.responder, roles.filter):
+            if app is not None and app is not self.app and interface_of(app) == "asgi":
+                raise ConfigError("Roles takes a WSGI application, and this one is of ASGI")
+        gateways: dict[Role, SyncGateway] = {}
+        spoken = {listener.protocol for listener in self.listeners} or {self._protocol}
+        if roles.responder is None and spoken != {FASTCGI}:
+            raise ConfigError("an application that is no Responder is for FastCGI alone")
+        if roles.responder is not None:
+            gateways[Role.RESPONDER] = self._wsgi(roles.responder, **environ)
+        if roles.authorizer is not None:
+            gateways[Role.AUTHORIZER] = AuthorizerGateway(roles.authorizer, config.stderr)
+        if roles.filter is not None:
+            made = roles.filter
+            app = made.wsgi if isinstance(made, Filter) else made
+            gateways[Role.FILTER] = FilterGateway(self._wsgi(app, **environ))
+        self._roles = frozenset(gateways)
+        only = gateways.get(Role.RESPONDER)
+        gateway = ByRole(gateways) if only is None or len(gateways) > 1 else only
+        log = self._ended
+        return log.timed(gateway) if isinstance(log, AccessLog) and log.wants_cpu else gateway
+
+    def _wsgi(self, app: Application, **environ: bool) -> SyncGateway:
+        config = self.config
+        if config.x_sendfile != "pass":
+            app = XSendfile(app, config.x_sendfile, config.x_sendfile_root)
         return WSGI(
-            self.app,
+            app,
             path=config.path,
             script_name=config.script_name,
             repeated_params=config.repeated_params,
@@ -202,11 +373,17 @@ class Server:
             **environ,
         )
 
+    def _need_wsgi(self, where: str) -> None:
+        if self.interface == "asgi":
+            raise ConfigError(f"{where} cannot run an ASGI application")
+
     def _open_access_log(self) -> None:
         config = self.config
         if self._ended is None and config.access_logfile:
-            self._access_file = LogFile(config.access_logfile, 1)
-            self._ended = AccessLog(self._access_file, config.access_log_format)
+            access = access_log(config)
+            if access is not None:
+                self._access_file = access.file
+                self._ended = access
 
     def _close_access_log(self) -> None:
         if self._access_file is not None:
@@ -224,8 +401,10 @@ class Server:
     def answer(self) -> int:
         """Answer the one request of a CGI process (RFC 3875); give the exit status for it.
 
-        The status is 0 unless the application failed. Needs no thread, and no socket.
+        The status is 0 unless the application failed. Needs no thread, and no socket, but a WSGI
+        application; raises ConfigError for others.
         """
+        self._need_wsgi("a CGI process")
         params = {k.decode("latin-1"): v.decode("latin-1") for k, v in os.environb.items()}
         stdin, stdout = take_standard_streams()
         self._open_access_log()
@@ -236,24 +415,55 @@ class Server:
         finally:
             self._close_access_log()
 
-    def stop(self, timeout: float | None = None) -> bool:
+    def share(
+        self,
+        listeners: Iterable[Listener],
+        slot: Slot,
+        watched: Watching | None = None,
+    ) -> None:
+        """Serve sockets that other processes serve too; what is done is told in this slot."""
+        self.listeners = list(listeners)
+        self.slot = slot
+        self._watching = watched
+        self._multiprocess = True
+
+    def adopt(self, connection: socket.socket, protocol: str = FASTCGI) -> None:
+        """Serve a connection that another process has accepted. Raises OSError."""
+        driver = self._driver
+        if driver is None:
+            connection.close()
+        else:
+            driver.adopt(connection, self._protocols[protocol](self))
+
+    def stop(
+        self,
+        timeout: float | None = None,
+        pass_on: PassOn | None = None,
+    ) -> bool:
         """Stop: accept no more, close idle connections, let requests end, then cut the rest.
 
-        `timeout` in seconds is for the requests that run; None takes `graceful_timeout`. Returns
-        whether all of them ended by themselves. May be called from any thread, more than once.
+        `timeout` in seconds is for the requests that run; None takes `graceful_timeout`. Idle
+        connections are given to `pass_on` instead, if there is one. Returns whether all requests
+        ended by themselves. May be called from any thread, more than once.
         """
         with self._stopping:
             self._stopped = True
             driver = self._driver
             clean = True
+            watched, self._watching = self._watching, None
             if driver is not None:
-                clean = driver.stop(self.config.graceful_timeout if timeout is None else timeout)
+                if self.slot is not None:
+                    self.slot.become(STOPPING)
+                limit = self.config.graceful_timeout if timeout is None else timeout
+                clean = driver.stop(limit, pass_on)
             for listener in self.listeners:
                 listener.close()
             self.listeners = []
             self._driver = None
             _running.discard(self)
             self._close_access_log()
+            if watched is not None:
+                watched.stop()
             return clean
 
     def cut(self) -> None:
@@ -274,16 +484,56 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _make_protocol(self, listener: socket.socket) -> ServerProtocol:
-        return FastCGI(self._limits, self._values)
+    def _make_protocol(self, listener: socket.socket | None) -> ServerProtocol:
+        """Make what speaks to a peer that came from this socket, as far as one knows it."""
+        name = listener.protocol if isinstance(listener, Listener) else self._protocol
+        return self._protocols[name](self)
 
-    def _allows(self, peer: Any) -> bool:
+    def _fastcgi(self) -> ServerProtocol:
+        overloaded = self.config.overload == "overloaded"
+        return FastCGI(
+            self._limits,
+            self._values,
+            self._roles,
+            multiplex=self._values["FCGI_MPXS_CONNS"] == "1",
+            overloaded=overloaded,
+            max_requests=self.config.threads + self.config.queue,
+        )
+
+    def _serve_several(self, able: bool) -> None:
+        """Have a connection carry several requests at once, if the driver is able to and it is
+        wanted; GET_VALUES says so.
+        """
+        self._values["FCGI_MPXS_CONNS"] = "1" if able and self.config.multiplex else "0"
+
+    def _scgi(self) -> ServerProtocol:
+        return SCGI(self._limits)
+
+    def _ajp(self) -> ServerProtocol:
+        config = self.config
+        return AJP(self._limits, config.ajp_secret, config.ajp_packet_size, config.body_buffer)
+
+    # What endpoints may have before their "+".
+    _protocols: Mapping[str, Callable[[Server], ServerProtocol]] = MappingProxyType(
+        {FASTCGI: _fastcgi, "scgi": _scgi, "ajp": _ajp}
+    )
+
+    @property
+    def _filter(self) -> Callable[[Any, socket.SocketType], bool] | None:
+        """What is asked about each connection; None where everybody may connect."""
+        return self._allows if self._allowed.restrict or self._asked else None
+
+    def _allows(self, peer: Any, sock: socket.SocketType) -> bool:
         # FCGI_WEB_SERVER_ADDRS shuts other transports than TCP out (FastCGI 1.0, section 3.2).
-        if self._only_tcp and not isinstance(peer, tuple):
-            return False
-        if not self._allowed.allows(peer):
-            return False
-        return self._asked is None or self._asked(peer)
+        if (
+            (isinstance(peer, tuple) or not self._only_tcp)
+            and self._allowed.allows(peer, sock)
+            and (self._asked is None or self._asked(peer))
+        ):
+            return True
+        who = peer if isinstance(peer, tuple) else f"user {user_of(sock)}"
+        log.warning("refused a connection from %s, which is not allowed", who)
+        return False
 
     def lose(self, parent: int) -> None:
         """In a forked child, where only the forking thread lives: let go of what the parent has.
@@ -300,6 +550,9 @@ class Server:
         )
         self._driver.lose()
         self._driver = None
+        if self._watching is not None:
+            self._watching.lose()
+            self._watching = None
         self._stopping = threading.Lock()
         for listener in self.listeners:
             listener.close()
@@ -312,6 +565,21 @@ class Server:
     def _refuse(self, reactor: Any) -> None:
         log.critical("%s", self._lost)
         reactor.stop()
+
+
+def check_served(protocol: str, where: str = "") -> None:
+    """Raise ConfigError for a protocol that no server speaks here; `where` begins its text."""
+    served = Server._protocols
+    if protocol not in served:
+        raise ConfigError(f"{where}{', '.join(served)} are served, and not {protocol}")
+
+
+def _by_role(app: Any) -> Roles:
+    if isinstance(app, Roles):
+        return app
+    if isinstance(app, Authorizer):
+        return Roles(authorizer=app)
+    return Roles(filter=app) if isinstance(app, Filter) else Roles(app)
 
 
 _running: weakref.WeakSet[Server] = weakref.WeakSet()
@@ -332,92 +600,85 @@ def _lose_in_child() -> None:
 os.register_at_fork(before=_note_fork, after_in_child=_lose_in_child)
 
 
-def run(server: Server, *, stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> int:
+def run(
+    server: Server,
+    *,
+    stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+    reopen: Callable[[], object] | None = None,
+) -> int:
     """Start the server, and serve until a signal; give the process's exit status.
 
     The first signal stops it gracefully, and the status is 0; a second one cuts what still runs,
     and the status is 128 and its number, as a shell has it. To be called in the main thread, since
     only there Python runs signal handlers; raises ValueError elsewhere, and what `start` raises.
-    Where the system gives no thread, the main thread serves.
+    Where the system gives no thread, the main thread serves. SIGUSR1 and SIGHUP call `reopen`, if
+    it is given; SIGHUP does not where a terminal is standard input, which has ended then.
     """
-    arrived: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
-    inline: Inline | None = None
-    stopper: threading.Thread | None = None
-
-    def next_arrived() -> int:
-        while arrived.empty():
-            os.read(reader, 512)
-        return arrived.get()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        arrived.put(number)
-        if inline is not None:
-            _end(inline, arrived)
-
-    before = {number: signal.signal(number, note) for number in stop_signals}
-    # A thread that waits for a lock misses a signal that comes just before it waits, or that
-    # another thread got: the interpreter's byte in a pipe is there all the same.
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    stacks.register()
-    try:
-        inline = server._start_anyhow()
-        notify("READY=1")
-        if inline is not None:
-            return _run_inline(server, inline, arrived)
-        next_arrived()
-        notify("STOPPING=1")
-
-        def stop() -> None:
-            try:
-                server.stop()
-            finally:
-                arrived.put(0)
-                with contextlib.suppress(OSError):
-                    os.write(writer, b"\0")
-
-        stopper = threading.Thread(target=stop, name="fulgate-stop", daemon=True)
+    with Arrivals(stop_signals, reopen) as arrivals:
+        stacks.register()
         try:
-            stopper.start()
-        except RuntimeError:  # no thread to be had: a second signal ends the process at once
-            for signal_number in before:
-                signal.signal(signal_number, signal.SIG_DFL)
-            stop()
-        number = next_arrived()
-        if number:
-            server.cut()
+            return _run(server, arrivals)
+        finally:
+            stacks.unregister()
+
+
+def _run(server: Server, arrivals: Arrivals) -> int:
+    server.watchdog = Watchdog()
+    inline = server._start_anyhow()
+    notify("READY=1")
+    if inline is not None:
+        return _run_inline(server, inline, arrivals)
+    arrivals.next()
+    notify("STOPPING=1")
+
+    def stop() -> None:
+        try:
+            server.stop()
+        finally:
+            arrivals.tell(0)
+
+    stopper = threading.Thread(target=stop, name="fulgate-stop", daemon=True)
+    try:
+        stopper.start()
+    except RuntimeError:  # no thread to be had: a second signal ends the process at once
+        arrivals.by_default()
+        stop()
+    number = arrivals.next()
+    if number:
+        server.cut()
+        if stopper.is_alive():
             stopper.join(1.0)
-            return 128 + number
-        return 0
-    finally:
-        stacks.unregister()
-        signal.set_wakeup_fd(wakeup_before)
-        os.close(reader)
-        if stopper is None or not stopper.is_alive():  # else it writes there yet
-            os.close(writer)
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
+        return 128 + number
+    return 0
 
 
-def _end(inline: Inline, arrived: SimpleQueue[int]) -> None:
-    if arrived.qsize() > 1:
-        inline.cut()
-    elif not arrived.empty():
-        inline.stop()
+def _run_inline(server: Server, inline: Inline, arrivals: Arrivals) -> int:
+    def end() -> None:
+        if arrivals.count > 1:
+            inline.cut()
+        elif arrivals.count:
+            inline.stop()
 
-
-def _run_inline(server: Server, inline: Inline, arrived: SimpleQueue[int]) -> int:
-    _end(inline, arrived)  # what arrived before there was a driver to tell
-    inline.run()
+    arrivals.on_stop = end
+    end()  # what arrived before there was a driver to tell
+    watchdog = server.watchdog or Watchdog()
+    if math.isfinite(watchdog.interval):
+        inline.run(periodic=lambda: watchdog.beat(monotonic()), interval=watchdog.interval)
+    else:
+        inline.run()
     notify("STOPPING=1")
     server.stop(0)
-    arrived.get()
-    return 0 if arrived.empty() else 128 + arrived.get()
+    arrivals.next()
+    return 128 + arrivals.next() if arrivals.count else 0
 
 
-def serve(app: Application, *, bind: str | Iterable[str] = (), **settings: Any) -> int:
-    """Serve `app` until SIGTERM or Ctrl+C: blocks, and returns the exit status.
+def serve(
+    app: Application | AsyncApplication | Authorizer | Filter | Roles,
+    *,
+    bind: str | Iterable[str] = (),
+    **settings: Any,
+) -> int:
+    """Serve `app`, WSGI or ASGI, until SIGTERM or Ctrl+C: blocks, and returns the exit status.
 
     `bind` is an endpoint or several; `settings` are fields of `Config`. Without `bind`, in a
     process that a web server has started: on the socket that it left on descriptor 0 (FastCGI

@@ -5,11 +5,10 @@ Each overrides the ones before it, and it is remembered where a value came from.
 
 from __future__ import annotations
 
-import difflib
+import glob
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fulgate.config import Config, Setting, settings
@@ -21,6 +20,13 @@ FILE = "fulgate.toml"
 PROJECT = "pyproject.toml"
 PREFIX = "FULGATE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
+# What a pool cannot have for itself.
+ONE_FOR_ALL = frozenset(
+    (
+        *("access_logfile", "access_log_format", "chdir", "env_file", "error_logfile", "hooks"),
+        *("http", "log_level", "pid", "rlimit_files", "static", "umask"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Settings:
 
     config: Config
     sources: Mapping[str, str]
+    pools: Mapping[str, Config] = field(default_factory=dict)  # by name; none without a master
+    again: Callable[[], Settings] = field(default=lambda: load())  # loads them anew
 
     def toml(self) -> str:
         """Give it as TOML, with each value's source beside it."""
@@ -39,6 +47,8 @@ class Settings:
                 section = setting.section
                 lines += ([""] if lines else []) + [f"# {section}"]
             value = _toml(getattr(self.config, setting.name))
+            if setting.hidden and value != '""':
+                value = '"..."'
             lines.append(f"{setting.name} = {value}  # {self.sources[setting.name]}")
         return "\n".join(lines) + "\n"
 
@@ -58,7 +68,10 @@ def load(
     values: dict[str, Any] = {}
     sources = {setting.name: "default" for setting in settings()}
     named = file or environ.get(CONFIG_VARIABLE, "")
+    pools: dict[str, dict[str, Any]] = {}
     for source, table in _tables(named):
+        table = dict(table)
+        _read_pools(table, source, pools)
         _read_table(table, source, values, sources)
     _read_environment(environ, values, sources)
     for setting in settings():
@@ -67,7 +80,37 @@ def load(
             source = setting.option if setting.name != "app" else "command line"
             values[setting.name] = _read(setting, given, source)
             sources[setting.name] = source if given is not False else f"--no-{source[2:]}"
-    return Settings(Config(**values), sources)
+    config = Config(**values)
+    made = {name: config.replace(**given) for name, given in pools.items()}
+    if not made and config.workers:
+        made = {"app": config}
+    return Settings(config, sources, made, lambda: load(options, file=file, environ=environ))
+
+
+def _read_pools(table: dict[str, Any], path: str, pools: dict[str, dict[str, Any]]) -> None:
+    """Take the tables [pool.NAME] out of a file's table, and of the files that it includes."""
+    included = table.pop("include", [])
+    named = table.pop("pool", {})
+    if not isinstance(named, dict) or not all(isinstance(one, dict) for one in named.values()):
+        raise ConfigError(f"{path}: write a table [pool.NAME] for each pool")
+    for name, given in named.items():
+        if name in pools:
+            raise ConfigError(f"{path}: the pool {name!r} is there already")
+        values: dict[str, Any] = {"workers": 1}
+        _read_table(given, f"{path}: pool.{name}", values, {})
+        for setting in settings():
+            if setting.name in ONE_FOR_ALL & given.keys():
+                raise ConfigError(f"{path}: pool.{name}: {setting.name} is the master's")
+        pools[name] = values
+    if not isinstance(included, list | str):
+        raise ConfigError(f"{path}: include: a list of files is wanted")
+    for pattern in [included] if isinstance(included, str) else included:
+        for file in sorted(glob.glob(os.path.join(os.path.dirname(path), str(pattern)))):
+            document = _parse(file)
+            inner = dict(document or {})
+            _read_pools(inner, file, pools)
+            if inner:
+                raise ConfigError(f"{file}: {next(iter(inner))!r}: it may have [pool.NAME] only")
 
 
 def _tables(named: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -93,14 +136,20 @@ def _tables(named: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
 def _parse(path: str, *, strict: bool = True) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as stream:
-            return tomllib.load(stream)
+            text = stream.read().decode()
     except FileNotFoundError:
         return None
     except OSError as error:
         if not strict:
             return None
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    import tomllib  # here, since most servers have no file
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -124,7 +173,7 @@ def _read_table(
             value = (value,)
         elif setting.many and isinstance(value, list):
             value = tuple(value)
-        elif setting.size and isinstance(value, str):
+        elif (setting.size or setting.auto) and isinstance(value, str):
             value = _read(setting, value, f"{path}: {key}")
         _check(setting, value, path)
         values[key] = value
@@ -176,6 +225,8 @@ def _check(setting: Setting, value: Any, source: str) -> None:
 
 
 def _did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    import difflib  # here, since it is rarely wanted
+
     close = difflib.get_close_matches(name.replace("-", "_"), list(known), 1, cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
 

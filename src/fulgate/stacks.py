@@ -10,13 +10,24 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import io
 import json
 import os
 import signal
 import sys
 import threading
+import time
 
-__all__ = ["MODULES", "SIGNAL", "STACKS", "name_threads", "register", "unregister"]
+__all__ = [
+    "MODULES",
+    "SIGNAL",
+    "STACKS",
+    "ask",
+    "name_threads",
+    "register",
+    "tell_of_crashes",
+    "unregister",
+]
 
 # SIGUSR1 and SIGUSR2 mean something to twistd, gunicorn and many an application; SIGRTMIN and those
 # right behind it are used by C libraries. None where there are no such signals.
@@ -35,9 +46,8 @@ def register() -> bool:
     """
     if SIGNAL is None or _files or not hasattr(os, "memfd_create"):
         return bool(_files)
-    wanted = os.environ.get("FULGATE_FAULTHANDLER", "1").lower() not in ("0", "no", "off", "false")
     main = threading.current_thread() is threading.main_thread()
-    if not wanted or not main or signal.getsignal(SIGNAL) is not signal.SIG_DFL:
+    if not _wanted() or not main or signal.getsignal(SIGNAL) is not signal.SIG_DFL:
         return False
     try:
         for name in (STACKS, MODULES):
@@ -49,6 +59,20 @@ def register() -> bool:
     signal.signal(SIGNAL, _write_modules)
     faulthandler.register(SIGNAL, file=_files[0], all_threads=True, chain=True)
     return True
+
+
+def _wanted() -> bool:
+    return os.environ.get("FULGATE_FAULTHANDLER", "1").lower() not in ("0", "no", "off", "false")
+
+
+def tell_of_crashes() -> None:
+    """Have the process write its stacks to standard error when it dies of a fault in C code.
+
+    Not when FULGATE_FAULTHANDLER is 0, nor where standard error is closed.
+    """
+    if _wanted() and not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError):
+            faulthandler.enable(file=2)
 
 
 def unregister() -> None:
@@ -74,6 +98,35 @@ def _write_modules(number: int, frame: object) -> None:
     text = json.dumps({"modules": found, "threads": threads, "python": sys.version}) + "\n"
     with contextlib.suppress(OSError):
         os.write(_files[1], text.encode())
+
+
+def ask(pid: int, patience: float = 0.5) -> str:
+    """Give the stacks of another process, which may hold its interpreter; "" where it cannot tell.
+
+    For whoever may open its files: the same user, and root.
+    """
+    if SIGNAL is None:
+        return ""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            if os.readlink(entry.path).startswith(f"/memfd:{STACKS} "):
+                with open(entry.path, "r+b", buffering=0) as said:
+                    said.truncate(0)
+                    os.kill(pid, SIGNAL)
+                    return _last_words(said, patience)
+    return ""
+
+
+def _last_words(said: io.FileIO, patience: float) -> str:
+    text = b""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        said.seek(0)
+        before, text = text, said.read()
+        if text and text == before:
+            break
+    return text.decode(errors="replace").rstrip()
 
 
 def name_threads() -> None:

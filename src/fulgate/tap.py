@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import signal
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
 from fulgate import settings
@@ -15,6 +19,8 @@ from fulgate.twisted import HOSTS, FastCGIService
 
 __all__ = ["Options", "makeService"]
 
+log = logging.getLogger("fulgate")
+
 NO_OPTIONS = frozenset((*HOSTS, "debug"))  # twistd has options of its own for these
 
 
@@ -23,7 +29,7 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Serve a WSGI application over FastCGI. Settings come from fulgate.toml, from"
+        "Serve a WSGI or an ASGI application over FastCGI. Settings come from fulgate.toml, from"
         " [tool.fulgate] in pyproject.toml, from the environment (FULGATE_...) and from these"
         " options."
     )
@@ -90,7 +96,37 @@ def _add_options() -> None:
 _add_options()
 
 
+class ProcessService(FastCGIService):
+    """The service whose process does nothing else, and is a FastCGI application as a whole.
+
+    SIGTERM ends it with status 0, which says that it ends on purpose (FastCGI 1.0, section 7).
+    Left to twistd, it would end by the signal once all has stopped: twistd sends itself, at the
+    end, the one that its own handler got.
+    """
+
+    def startService(self) -> None:
+        super().startService()
+        from twisted.internet import reactor
+
+        # By then the reactor has set its handlers.
+        reactor.callWhenRunning(_handle_sigterm, reactor)
+
+
+def _handle_sigterm(reactor: Any) -> None:
+    def stop(number: int, frame: object) -> None:
+        reactor.callFromThread(_stop, reactor)
+
+    if callable(signal.getsignal(signal.SIGTERM)):  # else the host has no handlers of its own
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _stop(reactor: Any) -> None:
+    log.info("stopping, by SIGTERM")
+    with contextlib.suppress(ReactorNotRunning):  # it stops already
+        reactor.stop()
+
+
 def makeService(options: Any) -> FastCGIService:
     """Make the service, for twistd. It owns no thread yet, and binds no new socket."""
     config = options.settings.config
-    return FastCGIService(wsgi=config.app, config=config)
+    return ProcessService(wsgi=config.app, config=config)

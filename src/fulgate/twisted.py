@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -18,20 +20,26 @@ from twisted.python.failure import Failure
 from fulgate.config import Config, settings
 from fulgate.drivers.tx import Factory
 from fulgate.drivers.tx_pool import Pool
-from fulgate.endpoint import Endpoint
+from fulgate.endpoint import FASTCGI, Endpoint, spoken
 from fulgate.errors import ConfigError
+from fulgate.gateways.trampoline import deferred_of
 from fulgate.gateways.wsgi import Application
 from fulgate.listener import inherited_on_stdin, systemd_sockets
 from fulgate.loader import load_app
 from fulgate.logs import AccessLog
-from fulgate.process import prepare
+from fulgate.process import prepare, settle
 from fulgate.serve import Server
-from fulgate.systemd import notify
+from fulgate.systemd import Watchdog, notify
 from fulgate.twisted_logs import AccessLines, log_as_before, log_to_twisted
 
-__all__ = ["HOSTS", "FastCGIFactory", "FastCGIService", "FastCGISite"]
+if TYPE_CHECKING:
+    from fulgate.drivers.aio import Aio
+
+__all__ = ["HOSTS", "FastCGIFactory", "FastCGIService", "FastCGISite", "deferring"]
 
 log = logging.getLogger("fulgate")
+
+Arguments = ParamSpec("Arguments")
 
 HOSTS = {
     "chdir": "twistd's --rundir does that",
@@ -42,12 +50,21 @@ HOSTS = {
     "error_logfile": "twistd's --logfile does that",
     "http": "it is for `fulgate serve`",
     "static": "it is for `fulgate serve`",
+    "reload": "it is for `fulgate serve`",
+    "reload_extra_file": "it is for `fulgate serve`",
+    "chroot": "twistd's --chroot does that",
+    "env": "set the variables of twistd",
+    "clear_env": "start twistd by env(1) with -i",
+    "nice": "start twistd by nice(1)",
 }
 """The settings that belong to the whole process, which is its host's, and what to do instead."""
 
 
 class FastCGIService(Service):
-    """Serves a WSGI application over FastCGI, in threads, as a service of Twisted's.
+    """Serves a WSGI or an ASGI application over FastCGI, as a service of Twisted's.
+
+    WSGI runs in threads. ASGI runs in the reactor's loop where the reactor is asyncio's
+    (`twistd --reactor=asyncio`), else in a loop in a thread; give it as `asgi`.
 
     `bind` are endpoints, as in `fulgate serve --bind`; `wsgi` is the application, or its name
     ("MODULE:ATTR"), which is then imported when the service starts: after the daemon's fork, and
@@ -62,22 +79,29 @@ class FastCGIService(Service):
         self,
         *bind: str,
         wsgi: Application | str = "",
+        asgi: Any = "",
         config: Config | None = None,
         **settings: Any,
     ) -> None:
         config = (config or Config()).replace(**settings)
         if bind:
             config = config.replace(bind=bind)
-        if wsgi and isinstance(wsgi, str):
-            config = config.replace(app=wsgi)
+        if wsgi and asgi:
+            raise ConfigError("there are two applications: give wsgi or asgi")
+        app = wsgi or asgi
+        if asgi:
+            config = config.replace(interface="asgi")
+        if app and isinstance(app, str):
+            config = config.replace(app=app)
         check_hosted(config)
-        self._wsgi = None if isinstance(wsgi, str) else wsgi
-        if self._wsgi is None and not config.app:
-            raise ConfigError("there is no application: give wsgi")
+        self._app = None if isinstance(app, str) else app
+        if self._app is None and not config.app:
+            raise ConfigError("there is no application: give wsgi or asgi")
         self.config = config.replace(bind=_inherit(config))
         self._server = self._new_server()
         self._prepared = False
         self._logging = False
+        self._embedded: Aio | None = None  # in the reactor's loop
         self._trigger: Any = None  # what has the reactor stop it
         self._stopping: list[Deferred[None]] = []
 
@@ -87,11 +111,12 @@ class FastCGIService(Service):
         return self._server.endpoints
 
     def _new_server(self) -> Server:
-        return Server(self._wsgi or _not_loaded, self.config, ended=_access(self.config))
+        return Server(self._app or _not_loaded, self.config, ended=_access(self.config))
 
     def _bind(self) -> None:
         if not self._prepared:
             prepare(self.config)
+            settle(self.config)
             self._prepared = True
         self._server.bind()
 
@@ -104,22 +129,54 @@ class FastCGIService(Service):
         """Load the application if it was given by name, and start the threads."""
         try:
             self._bind()
-            if self._wsgi is None:
+            if self._app is None:
                 self._server.app = load_app(self.config.app, self.config.pythonpath)
             log_to_twisted(self.config.log_level)
             self._logging = True
-            self._server.start()
+            self._start()
         except BaseException:
+            self._embedded = None
             self._server.stop(0)
             self._server = self._new_server()
             self._log_as_before()
             raise
         super().startService()
         for endpoint in self.endpoints:
-            log.info("serving FastCGI on %s", endpoint)
+            log.info("serving %s on %s", spoken(endpoint), endpoint)
         reactor = _reactor()
         self._trigger = reactor.addSystemEventTrigger("before", "shutdown", self._shutdown)
         reactor.callWhenRunning(notify, "READY=1")
+
+    def _start(self) -> None:
+        reactor = _reactor()
+        loop = getattr(reactor, "_asyncioEventloop", None)
+        watchdog = Watchdog()
+        if loop is None or self._server.interface != "asgi":
+            self._server.watchdog = watchdog
+            self._server.start()
+            return
+        self._embedded = driver = self._server.embed()
+        driver.watchdog = watchdog
+
+        def failed(failure: Failure) -> None:
+            log.critical("%s", failure.getErrorMessage())
+            reactor.stop()
+
+        def start() -> None:
+            if self._embedded is driver:
+                _deferred(driver.start(), loop).addErrback(failed)
+
+        reactor.callWhenRunning(start)
+
+    def _stop_embedded(self, server: Server, driver: Aio) -> None:
+        def over(result: Any) -> None:
+            server.stop(0)
+            self._end(result if isinstance(result, Failure) else None)
+
+        if driver.started:
+            _deferred(driver.stop(self.config.graceful_timeout), driver.loop).addBoth(over)
+        else:
+            over(None)
 
     def _shutdown(self) -> Deferred[None]:
         self._trigger = None
@@ -141,6 +198,10 @@ class FastCGIService(Service):
         if len(self._stopping) > 1:
             return stopped
         server, self._server = self._server, self._new_server()
+        embedded, self._embedded = self._embedded, None
+        if embedded is not None:
+            self._stop_embedded(server, embedded)
+            return stopped
 
         def stop() -> None:
             # Not in the reactor's thread pool: an application may have filled that.
@@ -193,8 +254,8 @@ class FastCGIFactory(_Logged):
 
     `wsgi` runs in the reactor's thread pool, or in `threadpool`, a
     twisted.python.threadpool.ThreadPool that was started; in `config.threads` threads at most.
-    `config` and `settings` are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart.
-    Raises ConfigError.
+    `protocol` is what the web server speaks: "fastcgi", "scgi" or "ajp". `config` and `settings`
+    are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart. Raises ConfigError.
     """
 
     def __init__(
@@ -204,6 +265,7 @@ class FastCGIFactory(_Logged):
         config: Config | None = None,
         reactor: Any = None,
         threadpool: Any = None,
+        protocol: str = FASTCGI,
         **settings: Any,
     ) -> None:
         reactor = reactor or _reactor()
@@ -213,15 +275,16 @@ class FastCGIFactory(_Logged):
             pool = Pool(gateway, config, reactor, threadpool)
             Factory.__init__(self, make_protocol, pool, config, reactor=reactor, **more)
 
-        Server(wsgi, config, ended=_access(config)).compose(driver)
+        Server(wsgi, config, ended=_access(config), protocol=protocol).compose(driver)
 
 
 class FastCGISite(_Logged):
     """Serves a twisted.web resource, or a Klein application, over FastCGI on any endpoint.
 
     All runs in the reactor's thread. `site` is the twisted.web.server.Site of the requests, for
-    sessions and the like. `config` and `settings` are as for `FastCGIFactory`; `threads` and
-    `queue` mean nothing here. Raises ConfigError.
+    sessions and the like. `protocol`, `config` and `settings` are as for `FastCGIFactory`;
+    `threads` and `queue` together are how many requests may be on one connection, and nothing
+    else. Raises ConfigError.
     """
 
     def __init__(
@@ -230,6 +293,7 @@ class FastCGISite(_Logged):
         *,
         config: Config | None = None,
         reactor: Any = None,
+        protocol: str = FASTCGI,
         **settings: Any,
     ) -> None:
         # twisted.web is much to import for who serves WSGI.
@@ -248,7 +312,24 @@ class FastCGISite(_Logged):
             resources = ResourceGateway(site, reactor, *rules)
             Factory.__init__(self, make_protocol, resources, config, reactor=reactor, **more)
 
-        Server(_not_loaded, config, ended=_access(config)).compose(driver)
+        Server(_not_loaded, config, ended=_access(config), protocol=protocol).compose(driver)
+
+
+def deferring(
+    function: Callable[Arguments, Coroutine[Any, Any, Any]],
+) -> Callable[Arguments, Deferred[Any]]:
+    """Have a coroutine function give a Deferred, and await what is asyncio's too.
+
+    For coroutines that something of Twisted's would run, as Klein does, which knows Deferreds
+    alone. Without asyncio's loop in the reactor's thread, awaiting what is asyncio's raises
+    RuntimeError. To cancel the Deferred cancels the coroutine.
+    """
+
+    @wraps(function)
+    def begin(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Deferred[Any]:
+        return deferred_of(function(*args, **kwargs))
+
+    return begin
 
 
 def _of_a_factory(config: Config | None, settings: dict[str, Any]) -> Config:
@@ -262,7 +343,7 @@ def _of_a_factory(config: Config | None, settings: dict[str, Any]) -> Config:
 def _access(config: Config) -> AccessLog | None:
     if config.access_logfile != "-":
         return None  # it is as anywhere
-    return AccessLog(AccessLines(), config.access_log_format)
+    return AccessLog(AccessLines(), config.access_log_format, config.log_limit)
 
 
 def _reactor() -> Any:
@@ -294,10 +375,17 @@ def _inherit(config: Config) -> tuple[str, ...]:
     for text in endpoints:
         endpoint = Endpoint.parse(text)
         if endpoint.kind in ("fd", "systemd"):
-            found += [f"fd:{listener.detach()}" for listener in endpoint.bind(config.backlog)]
+            taken = endpoint.bind(config.backlog)
+            found += [f"{endpoint.protocol}+fd:{listener.detach()}" for listener in taken]
         else:
             found.append(text)
     return tuple(found)
+
+
+def _deferred(coroutine: Coroutine[Any, Any, Any], loop: Any) -> Deferred[Any]:
+    import asyncio  # the reactor has
+
+    return Deferred.fromFuture(asyncio.ensure_future(coroutine, loop=loop))
 
 
 def _not_loaded(environ: object, start_response: object) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from fulgate.logs import LogFile
+from fulgate.targets import INFO
 
 __all__ = ["AccessLines", "log_as_before", "log_to_twisted"]
 
@@ -22,8 +23,10 @@ class AccessLines(LogFile):
         super().__init__("-", -1)
         self._log = Logger(namespace="fulgate.access")
 
-    def write(self, line: bytes) -> None:
-        self._log.info("{text}", text=line.decode("ascii").rstrip("\n"))
+    def write(
+        self, line: bytes, priority: int = INFO, fields: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self._log.info("{text}", text=line.decode("utf-8", "replace").rstrip("\n"))
 
 
 class _ToTwisted(logging.Handler):

@@ -12,5 +12,7 @@ from tests.driver_suite.bodies import *
 from tests.driver_suite.busy import *
 from tests.driver_suite.connections import *
 from tests.driver_suite.deadlines import *
+from tests.driver_suite.files import *
+from tests.driver_suite.filters import *
 from tests.driver_suite.load import *
 from tests.driver_suite.stopping import *

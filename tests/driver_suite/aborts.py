@@ -185,10 +185,13 @@ def test_a_client_that_goes_while_it_is_answered(make_server: MakeServer) -> Non
 
 
 @pytest.mark.statement("18")
-def test_a_request_beside_another_one_is_refused(make_server: MakeServer) -> None:
+def test_where_it_is_not_wanted_a_request_beside_another_is_refused(
+    make_server: MakeServer,
+) -> None:
     gate = Gate()
-    served = make_server(gate, threads=2)
+    served = make_server(gate, threads=2, multiplex=False)
     (raw,) = gate.hold(served, 1)
+    assert raw.values(b"FCGI_MPXS_CONNS") == {b"FCGI_MPXS_CONNS": b"0"}
     raw.expect(2)
     raw.send(head(id=2), record(STDIN, 2))
     assert raw.answer(2).protocol_status == CANT_MPX_CONN
@@ -202,7 +205,7 @@ def test_values_are_given_while_the_application_runs(make_server: MakeServer) ->
     gate = Gate()
     served = make_server(gate, threads=1)
     (raw,) = gate.hold(served, 1)
-    assert raw.values(b"FCGI_MPXS_CONNS") == {b"FCGI_MPXS_CONNS": b"0"}
+    assert raw.values(b"FCGI_MAX_REQS") == {b"FCGI_MAX_REQS": b"1025"}
     gate.open.set()
     assert raw.answer(1).body == b"/wait"
     raw.socket.close()

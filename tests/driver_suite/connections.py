@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +31,77 @@ def test_a_connection_that_is_not_to_be_kept_is_closed(make_server: MakeServer) 
         with Raw(address) as raw:
             assert raw.request(keep=False).body == b"hello\n"
             assert raw.closed()
+
+
+CONNECT = """\
+import os, socket, sys
+os.setgroups([int(group) for group in sys.argv[3:]])
+os.setuid(int(sys.argv[2]))  # only now: its Python may lie where no other user gets at it
+with socket.socket(fileno=0) as parent, socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[1])
+    socket.send_fds(parent, [b"c"], [client.fileno()])
+"""
+
+
+def connect_as(uid: int, address: str, *groups: int) -> socket.socket:
+    """Have a process of this user, in these groups, connect, and take the connection from it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", CONNECT, address, *map(str, (uid, *groups))],
+            stdin=theirs.fileno(),
+            timeout=30,
+            check=True,
+        )
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    return socket.socket(fileno=fds[0])
+
+
+def shut_out(address: object) -> bool:
+    try:
+        with Raw(address) as raw:
+            return raw.closed()
+    except ConnectionResetError:  # so quick that connecting fails
+        return True
+
+
+@pytest.mark.requires_root
+def test_users_who_may_connect_to_a_unix_socket(make_server: MakeServer, log: Log) -> None:
+    served = make_server(hello, allowed_clients=("uid:21234", "uid:nobody", "10.0.0.0/8"))
+    os.chmod(served.address, 0o666)
+    for uid in (21234, 65534):
+        with Raw(connect_as(uid, served.address)) as raw:
+            assert raw.request().body == b"hello\n"
+    for stranger in (connect_as(21235, served.address), served.address):  # root is nobody special
+        assert shut_out(stranger)
+    assert "refused a connection from user 21235, which is not allowed" in "\n".join(log.lines())
+    assert shut_out(served.tcp)
+
+
+@pytest.mark.requires_root
+def test_groups_that_may_connect_to_a_unix_socket(make_server: MakeServer) -> None:
+    served = make_server(hello, allowed_clients=("gid:21300", "uid:21234"))
+    os.chmod(served.address, 0o666)
+    for uid, group in ((21234, 21301), (21235, 21300)):
+        with Raw(connect_as(uid, served.address, 21302, group)) as raw:
+            assert raw.request().body == b"hello\n"
+    assert shut_out(connect_as(21235, served.address, 21301))
+
+
+@pytest.mark.requires_root
+def test_users_say_nothing_of_tcp_nor_addresses_of_users(make_server: MakeServer) -> None:
+    with Raw(make_server(hello, allowed_clients=("uid:21234",)).tcp) as raw:
+        assert raw.request().body == b"hello\n"
+    with Raw(make_server(hello, allowed_clients=("10.0.0.0/8",)).address) as raw:
+        assert raw.request().body == b"hello\n"
+
+
+@pytest.mark.statement("2")
+@pytest.mark.parametrize("address", ["127.0.0.0/8", "127.0.0.1"])
+def test_addresses_and_networks_that_may_connect(make_server: MakeServer, address: str) -> None:
+    with Raw(make_server(hello, allowed_clients=(address, "fd00::/8")).tcp) as raw:
+        assert raw.request().body == b"hello\n"
+    assert shut_out(make_server(hello, allowed_clients=("127.0.0.2", "::1/128")).tcp)
 
 
 def test_hundreds_of_connections_on_two_threads(make_server: MakeServer) -> None:

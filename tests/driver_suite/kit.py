@@ -116,6 +116,15 @@ def ask(served: Served, path: str = "/hello", **options: Any) -> Raw:
     return raw
 
 
+def settle(raw: Raw) -> None:
+    """Have the server see what was sent before, on other connections.
+
+    What is sent later is seen later, but a loop takes a new connection in several turns.
+    """
+    for _ in range(8):
+        raw.values(b"FCGI_MPXS_CONNS")
+
+
 def silent(raw: Raw) -> bool:
     return not select.select([raw.socket], [], [], 0)[0]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 PIECE = bytes(range(256)) * 256  # 64 KiB
 PIECES = 8
+
+FILE = PIECE + PIECE[:1000]
+
+_file = tempfile.NamedTemporaryFile(prefix="fulgate-")  # noqa: SIM115 - it goes with the process
+_file.write(FILE)
+_file.flush()
 
 _meeting = threading.Barrier(2)
 
@@ -31,6 +38,9 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     status = "200 OK"
     if path == "/large":
         answer = _pieces()
+    elif path == "/file":
+        wrapper = environ.get("wsgi.file_wrapper")
+        answer = wrapper(open(_file.name, "rb")) if wrapper else [FILE]  # noqa: SIM115 - PEP 3333
     elif path == "/body":
         answer = [_body(environ)]
     elif path == "/meet":  # needs two threads that are free

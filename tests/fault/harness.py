@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fault.app import PIECE, PIECES
+from tests.fault.app import FILE, PIECE, PIECES
 from tests.fault.client import (
     ABORT_REQUEST,
     STDIN,
@@ -36,6 +36,7 @@ from tests.fault.client import (
 CALLS = ("recv", "send", "accept", "wait", "ctl")
 SHORT, ZERO = 1001, 1002
 UPLOAD = bytes(range(250)) * 400  # 100,000 bytes: more than is waited for before the start
+START = 30.0  # seconds for a server to start
 MOST = 500  # calls of a kind that one workload may make
 
 
@@ -136,7 +137,11 @@ class Server:
             )
 
     def __enter__(self) -> Server:
-        self._eventually("serves", self._accepts)
+        try:
+            self._eventually("serves", self._accepts, START)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -181,7 +186,7 @@ class Server:
             return self.descriptors() == descriptors and self.threads() <= threads
 
         try:
-            self._eventually("settles", settled)
+            self._eventually("settles", settled, self.patience)
         except Flaw:
             if self.process.poll() is not None:
                 raise
@@ -194,13 +199,13 @@ class Server:
         if not os.path.exists(self.path):
             return False
         try:
-            Connection(self.path, self.patience).__exit__()
+            Connection(self.path, START).__exit__()
         except OSError:
             return False
         return True
 
-    def _eventually(self, what: str, condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + self.patience
+    def _eventually(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        until = time.monotonic() + seconds
         while not condition():
             if self.process.poll() is not None:
                 raise Flaw(f"the server ended with {self.process.returncode}: {self.tail()}")
@@ -221,7 +226,7 @@ def _check(answer: Answer, body: bytes) -> None:
 
 
 def _kept_alive(server: Server) -> None:
-    """On one connection: GET, a POST that another request overtakes, a large answer."""
+    """On one connection: GET, a POST that another request overtakes, a file, a large answer."""
     with server.connect() as one, server.connect() as other:
         _check(one.request("/"), b"hello world\n")
         id = one.new_id()
@@ -229,6 +234,7 @@ def _kept_alive(server: Server) -> None:
         _check(other.request("/"), b"hello world\n")
         one.send(stream(STDIN, id, UPLOAD[50_000:]) + record(STDIN, id))
         _check(one.answer(id), hashlib.sha256(UPLOAD).hexdigest().encode())
+        _check(one.request("/file"), FILE)
         _check(one.request("/large"), PIECE * PIECES)
         one.drain()
         other.drain()
@@ -255,6 +261,9 @@ def _aborted_by_close(server: Server) -> None:
     with server.connect() as connection:
         id = connection.new_id()
         connection.send(head(id, "/large") + record(STDIN, id))
+    with server.connect() as connection:
+        id = connection.new_id()
+        connection.send(head(id, "/file") + record(STDIN, id))
     with server.connect() as connection:  # accepted in turn: so the others were accepted too
         _check(connection.request("/"), b"hello world\n")
         connection.drain()

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -189,6 +190,20 @@ ssize_t writev(int fd, const struct iovec *parts, int n) {
         return real(fd, &one, 1);
     }
     return real(fd, parts, n);
+}
+
+ssize_t sendfile(int fd, int file, off_t *at, size_t n) {
+    REAL(sendfile);
+    int fault = socket_fault(SEND, fd);
+    FAIL(fault);
+    return real(fd, file, at, at_most(fault, n));
+}
+
+ssize_t sendfile64(int fd, int file, off64_t *at, size_t n) {
+    REAL(sendfile64);
+    int fault = socket_fault(SEND, fd);
+    FAIL(fault);
+    return real(fd, file, at, at_most(fault, n));
 }
 
 static int note_accepted(int fd) {

@@ -13,6 +13,7 @@ import django
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
@@ -99,6 +100,7 @@ urlpatterns = [
 
 # As `runserver` does; otherwise Django leaves static files to the web server.
 application = StaticFilesHandler(WSGIHandler())
+asgi = ASGIHandler()
 
 
 def make_database() -> None:

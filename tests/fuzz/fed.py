@@ -19,8 +19,10 @@ NO_LIMITS = Limits(params_size=0, params=0, body=0)
 class Fed:
     """A connection of the fast parser, whose exchanges are answered when they are complete."""
 
-    def __init__(self, limits: Limits = NO_LIMITS, multiplex: bool = False) -> None:
-        self.protocol = FastCGI(limits, VALUES, multiplex=multiplex)
+    def __init__(
+        self, limits: Limits = NO_LIMITS, multiplex: bool = False, max_requests: int = 65535
+    ) -> None:
+        self.protocol = FastCGI(limits, VALUES, multiplex=multiplex, max_requests=max_requests)
         self.seen: list[Exchange] = []
         self.bodies: dict[Exchange, bytes] = {}
         self.states: dict[Exchange, object] = {}

@@ -1,4 +1,4 @@
-"""Apache httpd with mod_proxy_fcgi in front of a FastCGI application."""
+"""Apache httpd with mod_proxy_fcgi, or mod_proxy_scgi, in front of an application."""
 
 from __future__ import annotations
 
@@ -35,19 +35,29 @@ DocumentRoot {root}
 
 
 class Apache(RealServer):
-    """`lines` are the directives that hand requests over, such as a ProxyPass."""
+    """`lines` are the directives that hand requests over, such as a ProxyPass.
+
+    `modules` are loaded beside those that are always there.
+    """
 
     program: ClassVar[str] = "apache2"
 
-    def __init__(self, folder: Path, *lines: str, root: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *lines: str, root: Path | None = None, modules: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(folder)
+        self.modules = modules
         self.lines = lines
         self.root = root or folder
 
     def configure(self) -> None:
         modules = [
             f"LoadModule {name}_module {MODULES}/mod_{name}.so"
-            for name in ("mpm_event", "authz_core", "setenvif", "env", "proxy", "proxy_fcgi")
+            for name in (
+                *("mpm_event", "authz_core", "setenvif", "env"),
+                *("proxy", "proxy_fcgi", "proxy_scgi", "proxy_ajp"),
+                *self.modules,
+            )
         ]
         text = MAIN.format(
             folder=self.folder,
@@ -62,3 +72,27 @@ class Apache(RealServer):
 
     def command(self) -> list[str]:
         return ["apache2", "-f", f"{self.folder}/httpd.conf", "-DFOREGROUND"]
+
+
+def jk_lines(
+    folder: Path, paths: str, port: int, secret: str = "", *, ping: bool = True
+) -> list[str]:
+    """Give the lines that have mod_jk pass on what matches `paths`; its worker has its own file."""
+    worker = {
+        "list": "app",
+        "app.type": "ajp13",
+        "app.host": "127.0.0.1",
+        "app.port": str(port),
+        "app.ping_mode": "A" if ping else "",
+        "app.recovery_options": "7",  # else a request whose answer breaks is made again
+    }
+    if secret:
+        worker["app.secret"] = secret
+    lines = [f"worker.{name}={value}\n" for name, value in worker.items() if value]
+    (folder / "workers.properties").write_text("".join(lines))
+    return [
+        f"JkWorkersFile {folder}/workers.properties",
+        f"JkLogFile {folder}/mod_jk.log",
+        f"JkShmFile {folder}/jk.shm",
+        f"JkMount {paths} app",
+    ]

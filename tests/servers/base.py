@@ -13,21 +13,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
+from tests.alone import free_port
+
 # Debian keeps web servers in sbin, which an ordinary user's PATH leaves out.
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+# Where scripts/setup.sh unpacks a lighttpd that is newer than the system's.
+CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+NEXT = f"{CACHE}/fulgate/lighttpd-next"
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", NEXT])
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 20.0  # seconds to start, and to stop
 
 S = TypeVar("S", bound="RealServer")
 P = ParamSpec("P")
-
-
-def free_port() -> int:
-    """Give a TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def connect(port: int, timeout: float = 30.0) -> socket.socket:

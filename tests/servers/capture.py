@@ -2,10 +2,11 @@
 
     python -m tests.servers.capture tests/corpus [SERVER ...]
 
-Each case is NAME.bin, the bytes that the server sent over FastCGI, and NAME.json: the HTTP request
-that was made, the server's version and configuration, and what an application is to see. What it
-is to see follows from the HTTP request and from where the application is mounted, by RFC 3875 and
-PEP 3333; no code of Fulgate's has a part in it.
+Each case is NAME.bin, the bytes that the server sent over FastCGI, or over SCGI or AJP in a folder
+whose name ends with -scgi or -ajp; and NAME.json: the HTTP request that was made, the server's
+version and configuration, and what an application is to see. That follows from the HTTP request and
+from where the application is mounted, by RFC 3875 and PEP 3333; no code of Fulgate's has a part in
+it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from tests.servers.apache import Apache
+from tests.servers.apache import Apache, jk_lines
 from tests.servers.base import PATH, RealServer, connect
 from tests.servers.caddy import Caddy
+from tests.servers.h2o import H2O
 from tests.servers.haproxy import HAProxy
 from tests.servers.lighttpd import Lighttpd
-from tests.servers.nginx import Nginx, location
-from tests.servers.recorder import Recorder
+from tests.servers.nginx import Nginx, location, scgi_location
+from tests.servers.recorder import AjpRecorder, Recorder, ScgiRecorder
 
 # The same folder and ports each time, so that captures made on different machines agree.
 FOLDER = Path("/tmp/fulgate-corpus")
@@ -126,6 +128,15 @@ def apache(*lines: str) -> Callable[[Path], RealServer]:
     return lambda folder: Apache(folder, *lines)
 
 
+def jk(folder: Path) -> RealServer:
+    lines = jk_lines(folder, "/*", FASTCGI_PORT, ping=False)
+    return Apache(folder, *lines, modules=("jk",))
+
+
+def nginx_scgi(*lines: str, prefix: str = "/") -> Callable[[Path], RealServer]:
+    return lambda folder: Nginx(folder, UNIX, scgi_location(prefix, *lines))
+
+
 def lighttpd(*lines: str, **options: str) -> Callable[[Path], RealServer]:
     return lambda folder: Lighttpd(folder, UNIX, *lines, **options)
 
@@ -136,6 +147,10 @@ def haproxy(*lines: str, server: str = "") -> Callable[[Path], RealServer]:
 
 def caddy(*lines: str, root: str = "/srv/www") -> Callable[[Path], RealServer]:
     return lambda folder: Caddy(folder, *lines, root=root)
+
+
+def h2o(*options: str, backend: str = UNIX, prefix: str = "/") -> Callable[[Path], RealServer]:
+    return lambda folder: H2O(folder, backend, *options, prefix=prefix)
 
 
 OWN_PARAMS = """\
@@ -279,6 +294,80 @@ SETUPS: dict[str, list[Setup]] = {
             adds=FORWARDED,
         ),
     ],
+    "h2o": [
+        # It joins cookies without the space of RFC 6265, section 5.4.
+        Setup("plain", h2o(), ALL, changes={"repeated": {"HTTP_COOKIE": "a=1;b=2"}}),
+        Setup("tcp", h2o(backend=f"127.0.0.1:{FASTCGI_PORT}"), FEW),
+        Setup("prefix", h2o(prefix="/app"), FEW, "/app", MOUNTED),
+        Setup("keep", h2o("fastcgi.timeout.keepalive: 5000"), ("get", "post-large")),
+        Setup("chunked", h2o(), ("chunked",)),
+    ],
+}
+
+SCGI = f"{UNIX}|scgi://localhost"
+BY_SCGI = {"protocol": "scgi"}
+SETUPS |= {
+    "nginx-scgi": [
+        Setup("stock", nginx_scgi(), (*ALL, "chunked")),
+        Setup("prefix", nginx_scgi(prefix="/app"), FEW, "/app", MOUNTED),
+        Setup("mount", nginx_scgi("scgi_param SCRIPT_NAME /app;", prefix="/app/"), FEW, "/app"),
+    ],
+    "apache-scgi": [
+        Setup("plain", apache(f'ProxyPass "/" "{SCGI}/"'), ALL, changes=JOINED),
+        Setup("tcp", apache(f'ProxyPass "/" "scgi://127.0.0.1:{FASTCGI_PORT}/"'), FEW),
+        Setup("prefix", apache(f'ProxyPass "/app" "{SCGI}/app"'), FEW, "/app", MOUNTED),
+        Setup("mount", apache(f'ProxyPass "/app/" "{SCGI}/"'), FEW, "/app"),
+        Setup(
+            "pathinfo",
+            apache("SetEnvIf Request_URI . proxy-scgi-pathinfo=1", f'ProxyPass "/app/" "{SCGI}/"'),
+            FEW,
+            "/app",
+            note="proxy-scgi-pathinfo=1",
+        ),
+        Setup(
+            "handler",
+            apache("<Location /app>", f'SetHandler "proxy:{SCGI}"', "</Location>"),
+            FEW,
+            "/app",
+            MOUNTED,
+        ),
+    ],
+    "lighttpd-scgi": [
+        Setup(
+            "fix-root",
+            lighttpd(options='"fix-root-scriptname" => "enable"', **BY_SCGI),
+            (*ALL, "chunked"),
+        ),
+        Setup(
+            "root",
+            lighttpd(**BY_SCGI),
+            FEW,
+            settings={"path": "root"},
+            note="no fix-root-scriptname",
+        ),
+        Setup("prefix", lighttpd(prefix="/app", **BY_SCGI), FEW, "/app"),
+        Setup(
+            "stream",
+            lighttpd(
+                "server.stream-request-body = 2",
+                options='"fix-root-scriptname" => "enable"',
+                **BY_SCGI,
+            ),
+            ("post", "post-large"),
+        ),
+    ],
+}
+
+AJP = f"{UNIX}|ajp://localhost"
+SETUPS |= {
+    "apache-ajp": [
+        Setup("plain", apache(f'ProxyPass "/" "{AJP}/"'), (*ALL, "chunked"), changes=JOINED),
+        Setup("tcp", apache(f'ProxyPass "/" "ajp://127.0.0.1:{FASTCGI_PORT}/"'), FEW),
+        Setup("prefix", apache(f'ProxyPass "/app/" "{AJP}/app/"'), FEW, "/app", MOUNTED),
+    ],
+    "jk-ajp": [
+        Setup("plain", jk, (*ALL, "chunked"), changes=JOINED),
+    ],
 }
 
 VERSIONS = {
@@ -287,7 +376,11 @@ VERSIONS = {
     "lighttpd": ["lighttpd", "-v"],
     "haproxy": ["haproxy", "-v"],
     "caddy": ["caddy", "version"],
+    "h2o": ["h2o", "--version"],
+    "jk": ["apache2", "-v"],
 }
+
+RECORDERS: dict[str, type[Recorder]] = {"": Recorder, "scgi": ScgiRecorder, "ajp": AjpRecorder}
 
 LISTS = {"cookie": "; "}
 
@@ -342,7 +435,8 @@ def captures(setup: Setup, server: RealServer, recorder: Recorder) -> Iterator[t
 def describe(kind: str, version: str, setup: Setup, name: str) -> dict[str, Any]:
     request = REQUESTS[name]
     return {
-        "server": kind,
+        "server": kind.partition("-")[0],
+        "protocol": kind.partition("-")[2] or "fastcgi",
         "version": version,
         "configuration": setup.name + (f": {setup.note}" if setup.note else ""),
         "request": {
@@ -366,10 +460,13 @@ def main(target: Path, kinds: list[str]) -> None:
     (FOLDER / "www").mkdir(parents=True)
     FOLDER.chmod(0o755)
     (FOLDER / "www" / "app.php").touch()
-    with Recorder(FOLDER / "app.sock", FASTCGI_PORT) as recorder:
-        for kind in kinds:
+    for kind in kinds:
+        web, _, protocol = kind.partition("-")
+        record = RECORDERS[protocol]
+        (FOLDER / "app.sock").unlink(missing_ok=True)
+        with record(FOLDER / "app.sock", FASTCGI_PORT) as recorder:
             run = subprocess.run(
-                VERSIONS[kind],
+                VERSIONS[web],
                 capture_output=True,
                 text=True,
                 check=True,

@@ -14,14 +14,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Fulgate(RealServer):
-    """Serves `app`, "module:attr", on a Unix socket; `options` are more of the command line."""
+    """Serves `app`, "module:attr", on a Unix socket; `options` are more of the command line.
+
+    `protocol` is what is spoken on the socket.
+    """
 
     program: ClassVar[str] = "fulgate"
 
     def __init__(
-        self, folder: Path, app: str, *options: str, env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        app: str,
+        *options: str,
+        env: dict[str, str] | None = None,
+        protocol: str = "fastcgi",
     ) -> None:
         super().__init__(folder)
+        self.protocol = protocol
         self.app = app
         self.options = options
         self.env = env or {}
@@ -33,7 +42,7 @@ class Fulgate(RealServer):
         return f"unix:{self.socket}"
 
     def command(self) -> list[str]:
-        bind = f"unix:{self.socket}?mode=666"
+        bind = f"{self.protocol}+unix:{self.socket}?mode=666"
         return [sys.executable, "-m", "fulgate", "serve", self.app, "--bind", bind, *self.options]
 
     def environment(self) -> dict[str, str]:

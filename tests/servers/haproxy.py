@@ -12,7 +12,7 @@ from tests.servers.base import RealServer
 MAIN = """\
 global
     log stderr format raw local0
-defaults
+{main}defaults
     mode http
     timeout connect 5s
     timeout client 60s
@@ -26,12 +26,15 @@ frontend web
     default_backend applications
 backend applications
     use-fcgi-app app
-    server app {backend} proto fcgi{server}
+{rules}    server app {backend} proto fcgi{server}
 """
 
 
 class HAProxy(RealServer):
-    """`options` are lines of fcgi-app, `server` more words of the server line."""
+    """`options` are lines of fcgi-app, `server` more words of the server line.
+
+    `main` are lines of the global section, `rules` of the backend.
+    """
 
     program: ClassVar[str] = "haproxy"
     stop_signal: ClassVar[int] = signal.SIGTERM
@@ -43,16 +46,22 @@ class HAProxy(RealServer):
         *options: str,
         server: str = "",
         docroot: str = "/srv/www",
+        main: str = "",
+        rules: str = "",
     ) -> None:
         super().__init__(folder)
         self.backend = backend
         self.options = options
         self.server = server
         self.docroot = docroot
+        self.main = main
+        self.rules = rules
 
     def configure(self) -> None:
         text = MAIN.format(
             docroot=self.docroot,
+            main=f"    {self.main}\n" if self.main else "",
+            rules=f"    {self.rules}\n" if self.rules else "",
             options=indent("\n".join(self.options), "    "),
             port=self.port,
             backend=self.backend.replace("unix:", "unix@"),

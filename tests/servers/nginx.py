@@ -10,6 +10,7 @@ from typing import ClassVar
 from tests.servers.base import RealServer
 
 STOCK_PARAMS = Path("/etc/nginx/fastcgi_params")
+STOCK_SCGI_PARAMS = Path("/etc/nginx/scgi_params")
 
 MAIN = """\
 {user}daemon off;
@@ -53,6 +54,12 @@ def location(prefix: str = "/", *lines: str, params: str = "stock") -> str:
         lines_of_stock = STOCK_PARAMS.read_text().splitlines()
         params = "\n".join(line for line in lines_of_stock if "HTTP_HOST" not in line)
     body = "\n".join(["fastcgi_pass app;", params, *lines])
+    return f"location {prefix} {{\n{indent(body, '    ')}\n}}"
+
+
+def scgi_location(prefix: str = "/", *lines: str) -> str:
+    """Give a location block that passes `prefix` on over SCGI, with the file nginx comes with."""
+    body = "\n".join(["scgi_pass app;", f"include {STOCK_SCGI_PARAMS};", *lines])
     return f"location {prefix} {{\n{indent(body, '    ')}\n}}"
 
 

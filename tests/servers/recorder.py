@@ -1,6 +1,6 @@
-"""A FastCGI application that keeps the bytes of each request as they came.
+"""Applications of FastCGI, of SCGI and of AJP that keep the bytes of each request as they came.
 
-Its reading of FastCGI 1.0 is its own, so that captures do not depend on what they test.
+Their reading of these is their own, so that captures do not depend on what they test.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import struct
 import threading
 from pathlib import Path
 from typing import Self
+
+from tests.ajp_model import read_forward
 
 BEGIN, END, STDIN, STDOUT, GET_VALUES, GET_VALUES_RESULT = 1, 3, 5, 6, 9, 10
 VALUES = {b"FCGI_MAX_CONNS": b"64", b"FCGI_MAX_REQS": b"64", b"FCGI_MPXS_CONNS": b"1"}
@@ -92,3 +94,53 @@ class Recorder:
                         )
                         if not keep:
                             return
+
+
+class ScgiRecorder(Recorder):
+    """The same for SCGI: one request for each connection."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            seen = b""
+            whole = 0
+            while not whole or len(seen) < whole:
+                data = connection.recv(65536)
+                if not data:
+                    return
+                seen += data
+                digits, colon, rest = seen.partition(b":")
+                if colon and len(rest) > int(digits):
+                    # CONTENT_LENGTH is the first header.
+                    length = int(rest.split(b"\0", 2)[1])
+                    whole = len(digits) + 1 + int(digits) + 1 + length
+            self._requests.append(seen)
+            connection.sendall(HEAD if b"REQUEST_METHOD\0HEAD\0" in seen else ANSWER)
+
+
+class AjpRecorder(Recorder):
+    """The same for AJP, whose body has to be asked for; each connection is closed after one."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+
+            def packet() -> bytes:
+                head = stream.read(4)
+                return head + stream.read(int.from_bytes(head[2:], "big"))
+
+            seen = packet()
+            if not seen:
+                return
+            request = read_forward(seen[4:])
+            headers = dict(request.headers)
+            left = int(headers.get("content-length", "0"))
+            if left:
+                seen += (first := packet())
+                left -= len(first) - 6
+            while left or "Transfer-Encoding" in headers:
+                connection.sendall(b"AB\x00\x03\x06" + min(8186, left or 8186).to_bytes(2, "big"))
+                seen += (piece := packet())
+                if len(piece) <= 6:
+                    break
+                left = max(0, left - len(piece) + 6)
+            self._requests.append(seen)
+            connection.sendall(b"AB\x00\x0a\x04\x00\xc8\x00\x02OK\x00\x00\x00AB\x00\x02\x05\x00")

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from tests.servers.apache import Apache
 from tests.servers.base import RealServer
-from tests.servers.nginx import STOCK_PARAMS
+from tests.servers.nginx import STOCK_PARAMS, STOCK_SCGI_PARAMS
 
 __all__ = ["SNIPPETS"]
 
@@ -20,6 +20,7 @@ class Snippet(RealServer):
     file: ClassVar[str]
     frame: ClassVar[str]
     arguments: ClassVar[list[str]]
+    as_root: ClassVar[str] = ""  # what keeps root's privileges, so that it may use our sockets
 
     def __init__(self, folder: Path, text: str, port: int) -> None:
         super().__init__(folder)
@@ -31,7 +32,7 @@ class Snippet(RealServer):
         for name, value in {
             "@folder": str(self.folder),
             "@port": str(self.port),
-            "@root": "user root root;" if os.geteuid() == 0 else "",
+            "@root": self.as_root if os.geteuid() == 0 else "",
             "@text": self.text,
         }.items():
             text = text.replace(name, value)
@@ -44,6 +45,7 @@ class Snippet(RealServer):
 
 class Nginx(Snippet):
     program = "nginx"
+    as_root = "user root root;"
     file = "nginx.conf"
     arguments: ClassVar[list[str]] = [
         *("-p", "@folder/", "-c", "@folder/nginx.conf", "-e", "@folder/error.log")
@@ -67,6 +69,7 @@ http {
 
     def configure(self) -> None:
         shutil.copy(STOCK_PARAMS, self.folder)
+        shutil.copy(STOCK_SCGI_PARAMS, self.folder)
         super().configure()
 
 
@@ -113,6 +116,22 @@ defaults
 """
 
 
+class H2O(Snippet):
+    program = "h2o"
+    file = "h2o.yaml"
+    arguments: ClassVar[list[str]] = ["-m", "worker", "-c", "@folder/h2o.yaml"]
+    frame = """\
+@root
+listen:
+  host: 127.0.0.1
+  port: @port
+pid-file: @folder/h2o.pid
+error-log: @folder/error.log
+@text
+"""
+    as_root = "user: root"
+
+
 class FixedApache(Apache):
     def __init__(self, folder: Path, text: str, port: int) -> None:
         super().__init__(folder, text)
@@ -125,4 +144,5 @@ SNIPPETS = {
     "lighttpd": Lighttpd,
     "caddy": Caddy,
     "haproxy": HAProxy,
+    "h2o": H2O,
 }

@@ -38,8 +38,8 @@ def request(
         elif isinstance(body, bytes):
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body, encode_chunked=chunked)
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        with connection.getresponse() as response:
+            return Answer(response.status, response.headers, response.read())
     finally:
         connection.close()
 

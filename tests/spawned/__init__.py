@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+import fulgate
 from tests.servers.base import SYSTEM_PATH
 
 ROOT = Path(__file__).resolve().parents[2]
+
 
 THREE_LINES = """\
 from fulgate import serve
@@ -94,7 +96,10 @@ class Account:
         )
         (packages,) = (home / "venv" / "lib").glob("python*/site-packages")
         shutil.copytree(
-            ROOT / "src" / "fulgate", packages / "fulgate", ignore=shutil.ignore_patterns("__pyc*")
+            Path(fulgate.__file__).parent,
+            packages / "fulgate",
+            # It may be another version of Python; and others may be writing what they compiled.
+            ignore=shutil.ignore_patterns("*.so", "*.pyc.*"),
         )
         (packages / "myapp.pth").write_text(f"{home}/app\n")
 

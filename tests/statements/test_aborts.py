@@ -157,7 +157,25 @@ def test_aborts_leave_nothing_in_the_log(running: Running, tmp_path: Path) -> No
 
 
 @statement("18")
-def test_concurrent_ids_are_refused(served: Fulgate, tmp_path: Path) -> None:
+def test_concurrent_ids_are_served(running: Running, tmp_path: Path) -> None:
+    server = running(Fulgate, APP, "--threads", "2")
+    go = tmp_path / "go"
+    with Raw(server.socket) as raw:
+        raw.expect(1)
+        raw.send(begin(1))
+        for id in (2, 65535):  # while PARAMS come
+            assert raw.request(id=id).body == b"Hello, world!\n"
+        raw.send(stream(PARAMS, 1, pairs(environ("/stream", query(go=go)))), record(STDIN, 1))
+        raw.until(1, b"first\n")
+        assert raw.request(id=2).body == b"Hello, world!\n"  # while the application runs
+        go.touch()
+        assert raw.answer(1).body == b"first\nsecond\n"
+        assert raw.request(id=2).body == b"Hello, world!\n"
+
+
+@statement("18")
+def test_concurrent_ids_are_refused_where_that_is_wanted(running: Running, tmp_path: Path) -> None:
+    served = running(Fulgate, APP, "--threads", "1", "--no-multiplex")
     go = tmp_path / "go"
     with Raw(served.socket) as raw:
         raw.expect(1)

@@ -155,7 +155,7 @@ def test_with_keep_conn_it_does_not_close(served: Fulgate, path: str) -> None:
 def test_get_values(running: Running) -> None:
     options = ("--threads", "3", "--queue", "20", "--worker-connections", "50")
     server = running(Fulgate, APP, *options)
-    all_three = {b"FCGI_MAX_CONNS": b"50", b"FCGI_MAX_REQS": b"23", b"FCGI_MPXS_CONNS": b"0"}
+    all_three = {b"FCGI_MAX_CONNS": b"50", b"FCGI_MAX_REQS": b"23", b"FCGI_MPXS_CONNS": b"1"}
     with Raw(server.socket) as raw:
         assert raw.values(*all_three) == all_three
         for name, value in all_three.items():
@@ -176,7 +176,7 @@ def test_unknown_names_are_left_out(served: Fulgate) -> None:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (values(b"FCGI_MPXS_CONNS"), Record(GET_VALUES_RESULT, 0, pair(b"FCGI_MPXS_CONNS", b"0"))),
+        (values(b"FCGI_MPXS_CONNS"), Record(GET_VALUES_RESULT, 0, pair(b"FCGI_MPXS_CONNS", b"1"))),
         (record(77, 0, b"what"), Record(UNKNOWN_TYPE, 0, bytes([77, 0, 0, 0, 0, 0, 0, 0]))),
     ],
 )

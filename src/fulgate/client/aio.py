@@ -8,12 +8,13 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from fulgate.client.asked import SPOKEN, speakable
 from fulgate.endpoint import Endpoint
-from fulgate.errors import ConfigError, ProtocolError
-from fulgate.exchange import Buffer
+from fulgate.errors import AnswerCut, ProtocolError
+from fulgate.exchange import Buffer, Role
 from fulgate.protocols.fastcgi_client import FastCGIClient, Params, Request
 
-__all__ = ["AsyncConnection", "Pool"]
+__all__ = ["AsyncConnection", "Pool", "connect"]
 
 CHUNK: Final = 262144
 HIGH_WATER: Final = 262144  # bytes of an answer that nobody took yet, beyond which reading stops
@@ -27,8 +28,10 @@ class AsyncConnection:
     and an application may well answer, and close, before it has read the whole body.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.protocol = FastCGIClient()
+    def __init__(
+        self, sock: socket.socket, protocol: Callable[[], FastCGIClient] = FastCGIClient
+    ) -> None:
+        self.protocol = protocol()
         self.request: Request | None = None
         self.reused = False
         self.closed = False  # by either side
@@ -56,7 +59,8 @@ class AsyncConnection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
+            self._lost(reset=True)
+            return
         if not data:
             self._lost()
             return
@@ -67,6 +71,8 @@ class AsyncConnection:
         except ProtocolError as error:
             self.error = error
             self.close()
+        out, self.protocol.out = self.protocol.out, []
+        self.write(out)
         request = self.request
         if request is None:
             self.close()  # nothing was asked for
@@ -91,11 +97,16 @@ class AsyncConnection:
         if not self._unsent and self._writing:
             self._writing = False
             self._loop.remove_writer(self._socket)
-        if len(self._unsent) <= WRITE_BEHIND:
-            self._writable.set()
+        self._see_room()
 
-    def _lost(self) -> None:
-        self.protocol.eof()
+    def _see_room(self) -> None:
+        if len(self._unsent) + self.protocol.behind <= WRITE_BEHIND:
+            self._writable.set()
+        else:
+            self._writable.clear()
+
+    def _lost(self, reset: bool = False) -> None:
+        self.protocol.eof(reset)
         self.close()
 
     # for the one who asks
@@ -110,9 +121,16 @@ class AsyncConnection:
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
 
-    def begin(self, params: Params, keep: bool, *, no_body: bool = False) -> Request:
+    def begin(
+        self,
+        params: Params,
+        keep: bool,
+        *,
+        role: Role = Role.RESPONDER,
+        no_body: bool = False,
+    ) -> Request:
         """Begin a request; with `no_body` its STDIN ends at once, in the same write."""
-        request, out = self.protocol.begin(params, keep=keep)
+        request, out = self.protocol.begin(params, role, keep)
         self.request = request
         self.answered = False
         self.progress = self._loop.time()
@@ -123,16 +141,16 @@ class AsyncConnection:
 
     def write(self, out: list[Buffer]) -> None:
         """Send what a Request gave; dropped where the application does not read any more."""
-        if not out or self.closed or self._deaf:
+        if self.closed or self._deaf:
             return
-        self._unsent += b"".join(out)
-        if not self._writing:
-            self._send_some()
-            if self._unsent:
-                self._writing = True
-                self._loop.add_writer(self._socket, self._send_some)
-        if len(self._unsent) > WRITE_BEHIND:
-            self._writable.clear()
+        if out:
+            self._unsent += b"".join(out)
+            if not self._writing:
+                self._send_some()
+                if self._unsent:
+                    self._writing = True
+                    self._loop.add_writer(self._socket, self._send_some)
+        self._see_room()
 
     async def drain(self) -> None:
         """Wait until the application has taken enough of what was written."""
@@ -156,7 +174,7 @@ class AsyncConnection:
             if self.error is not None:
                 raise self.error
             if request.cut:
-                raise ProtocolError("the connection was closed before the answer had ended")
+                raise AnswerCut("the connection was closed before the answer had ended")
             self._readable.clear()
             await self._wait(timeout, self._loop.time())
 
@@ -209,11 +227,7 @@ class Pool:
         idle_timeout: float = 15.0,
         connect_timeout: float = 5.0,
     ) -> None:
-        if isinstance(endpoint, str):
-            endpoint = Endpoint.parse(endpoint)
-        if endpoint.kind not in ("unix", "tcp") or (endpoint.kind == "tcp" and not endpoint.port):
-            raise ConfigError(f"endpoint {endpoint}: one cannot connect to it")
-        self.endpoint = endpoint
+        self.endpoint = speakable(endpoint)
         self.keep = max_idle > 0
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout
@@ -239,7 +253,8 @@ class Pool:
                 return connection
             connection.close()
         async with asyncio.timeout(self._connect_timeout or None):
-            return AsyncConnection(await _connect(self.endpoint))
+            sock = await connect(self.endpoint)
+            return AsyncConnection(sock, SPOKEN[self.endpoint.protocol])
 
     def release(self, connection: AsyncConnection) -> None:
         """Give a connection back: to be kept if its request went all the way, else to be closed."""
@@ -270,7 +285,8 @@ class Pool:
             connection.close()
 
 
-async def _connect(endpoint: Endpoint) -> socket.socket:
+async def connect(endpoint: Endpoint) -> socket.socket:
+    """Connect, and give a socket that does not block. Raises OSError when nobody listens."""
     if endpoint.kind == "unix":
         addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, endpoint.path)]
     else:

@@ -8,9 +8,10 @@ from typing import Final
 
 from fulgate.errors import ProtocolError
 
-__all__ = ["Head", "HeadReader", "parse_head"]
+__all__ = ["HasHead", "Head", "HeadReader", "parse_head"]
 
 MAX_HEAD: Final = 65536
+MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length; more than any file has
 
 _token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, section 5.6.2
 _bad_value = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
@@ -31,6 +32,11 @@ class Head:
     reason: str
     headers: list[tuple[bytes, bytes]]
 
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The headers as text, decoded as latin-1."""
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers]
+
     def get(self, name: str, default: str = "") -> str:
         """Give the first value of a header, whatever the case of its name."""
         wanted = name.lower().encode("latin-1")
@@ -38,6 +44,31 @@ class Head:
             if key.lower() == wanted:
                 return value.decode("latin-1")
         return default
+
+
+class HasHead:
+    """What an answer says of its head, however its body is read."""
+
+    __slots__ = ()
+
+    head: Head
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def reason(self) -> str:
+        return self.head.reason
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers in their order, without `Status`."""
+        return self.head.texts
+
+    def header(self, name: str, default: str = "") -> str:
+        """Give the first value of a header, whatever the case of its name."""
+        return self.head.get(name, default)
 
 
 class HeadReader:
@@ -99,7 +130,7 @@ def parse_head(data: bytes) -> Head:
 
 def _make_head(fields: list[tuple[bytes, bytes]], single: dict[bytes, bytes]) -> Head:
     length = single.get(b"content-length", b"0")
-    if not length.isdigit():
+    if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
         raise ProtocolError(f"the answer's Content-Length is no number: {length[:80]!r}")
     if b"status" not in single:
         # RFC 3875, sections 6.2.2 to 6.2.4: Location alone is a redirect, nothing is 200.

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote, unquote_to_bytes
 
+from fulgate import __version__
 from fulgate.errors import FulgateError
 
-__all__ = ["BadRequest", "Script", "header_params", "locate"]
+__all__ = ["BadRequest", "Script", "header_params", "locate", "request_params"]
 
 # RFC 9110, section 7.6.1, and what the web server answers by itself.
 HOP_BY_HOP: Final = frozenset(
@@ -104,6 +106,63 @@ def header_params(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
             variable = "HTTP_" + variable
         params[variable] = value.decode("latin-1")
     return params
+
+
+def request_params(
+    method: str,
+    target: str,
+    *,
+    headers: Iterable[tuple[str, str]] = (),
+    length: int | None = 0,
+    script_filename: str = "",
+    params: Iterable[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """Give the CGI variables of a request that no HTTP client made, as a web server would.
+
+    `target` is a path, which begins with "/", with its query; what is not allowed in a URL is
+    percent-encoded. `length` is that of the body in bytes, None where it is not known. The path
+    is PATH_INFO; with `script_filename` it is SCRIPT_NAME, and the file is named beside it, as
+    PHP-FPM wants it. `headers` become HTTP_ variables as they are, repeated ones joined; `params`
+    have the last word. All text is latin-1. Raises BadRequest for a target that is no path.
+    """
+    if not target.startswith("/"):
+        raise BadRequest(f"the path {target!r} does not begin with '/'")
+    uri = quote(target.encode("latin-1"), safe="/?%:@!$&'()*+,;=~[]|")
+    raw_path, _, query = uri.partition("?")
+    path = unquote_to_bytes(raw_path).decode("latin-1")
+    found = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_SOFTWARE": f"fulgate/{__version__}",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_NAME": "localhost",
+        "SERVER_ADDR": "127.0.0.1",
+        "SERVER_PORT": "80",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": "0",
+        "REQUEST_SCHEME": "http",
+        "REQUEST_METHOD": method,
+        "REQUEST_URI": uri,
+        "SCRIPT_NAME": path if script_filename else "",
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": "",
+        "CONTENT_LENGTH": str(length) if length else "",
+        "HTTP_HOST": "localhost",
+        "HTTP_USER_AGENT": f"fulgate/{__version__}",
+        "HTTP_ACCEPT": "*/*",
+    }
+    if script_filename:
+        # PHP built to be started by a redirect wants to be told so.
+        found |= {"SCRIPT_FILENAME": script_filename, "REDIRECT_STATUS": "200"}
+    else:
+        found["PATH_INFO"] = path
+    given: dict[str, str] = {}
+    for name, value in headers:
+        variable = name.upper().replace("-", "_")
+        if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = "HTTP_" + variable
+        joint = "; " if variable == "HTTP_COOKIE" else ", "
+        given[variable] = given[variable] + joint + value if variable in given else value
+    return {**found, **given, **dict(params)}
 
 
 @dataclass(frozen=True, slots=True)

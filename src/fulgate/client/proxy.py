@@ -11,14 +11,13 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import fulgate
 from fulgate.client.aio import AsyncConnection, Pool
-from fulgate.client.head import Head, HeadReader
+from fulgate.client.asked import HeadOf, connectable
+from fulgate.client.head import Head
 from fulgate.client.params import HOP_BY_HOP, BadRequest, header_params, locate
 from fulgate.endpoint import Endpoint
-from fulgate.errors import ConfigError, FulgateError, ProtocolError
+from fulgate.errors import ConfigError, FulgateError, ProtocolError, Refused
 from fulgate.protocols.fastcgi_client import Request, encode_pairs
-from fulgate.protocols.fastcgi_records import (
-    OVERLOADED,
-)
+from fulgate.protocols.fastcgi_records import OVERLOADED
 
 __all__ = ["BrokenAnswer", "FastCGIProxy", "Receive", "Scope", "Send", "send_text"]
 
@@ -34,6 +33,8 @@ logger = logging.getLogger("fulgate.proxy")
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 REPLAY: Final = 65536  # bytes of a body that are kept for a second try
+LOGGED: Final = 65536  # characters of FCGI_STDERR that are logged of one request,
+A_LINE: Final = 64  # with this for each line of it
 
 
 class BrokenAnswer(FulgateError):
@@ -77,7 +78,7 @@ class FastCGIProxy:
             raise ConfigError(f"the root {root!r} is no folder")
         if isinstance(split_path, str):
             split_path = (split_path,)
-        self.pool = Pool(endpoint, keep_alive, keep_alive_timeout, connect_timeout)
+        self.pool = Pool(connectable(endpoint), keep_alive, keep_alive_timeout, connect_timeout)
         self.read_timeout = read_timeout
         self._root = root
         self._index = index
@@ -93,11 +94,24 @@ class FastCGIProxy:
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+            await self._websocket(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             raise ValueError(f"the scope {scope['type']!r} is not served")
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            from fulgate.client.proxy_websocket import relay
+
+            scheme = "https" if scope.get("scheme") == "wss" else "http"
+            params = self.params({**scope, "method": "GET", "scheme": scheme})
+            if params is not None:
+                await relay(self.pool, params, scope, receive, send)
+                return
+        except (ImportError, OSError, ProtocolError, BadRequest) as error:
+            logger.error("%s: a WebSocket: %s", self.pool.endpoint, error)
+        await send({"type": "websocket.close", "code": 1011, "reason": ""})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -188,6 +202,8 @@ class _Relay:
         self.kept: list[bytes] | None = []  # the body so far, for a second try; None: too long
         self.kept_size = 0
         self.body_ended = not _has_body(scope)
+        self.logged = 0  # of FCGI_STDERR
+        self.released = False  # the connection has been given back
 
     async def run(self) -> None:
         method = self.scope["method"]
@@ -198,7 +214,7 @@ class _Relay:
             status, reason = 502, "Bad Gateway"
             if isinstance(error, TimeoutError):
                 status, reason = 504, "Gateway Timeout"
-            elif isinstance(error, _Overloaded):
+            elif isinstance(error, Refused) and error.protocol_status == OVERLOADED:
                 status, reason = 503, "Service Unavailable"
             _log(logging.ERROR, self.scope, f"{self.pool.endpoint}: {error or 'timed out'}")
             if self.started:
@@ -234,7 +250,8 @@ class _Relay:
             try:
                 await _cancel(upload, answer)
             finally:  # also when this is cancelled while it cancels
-                self.pool.release(connection)
+                if not self.released:
+                    self.pool.release(connection)
 
     async def _upload(self, connection: AsyncConnection, request: Request) -> None:
         """Pass the body on; return when the client has gone."""
@@ -282,9 +299,13 @@ class _Relay:
                     raise ProtocolError(f"the body is longer than its Content-Length, {length}")
             last = request.ended and not request.stdout
             if last and not request.whole:
-                raise ProtocolError(f"the request was refused: status {request.protocol_status}")
+                raise Refused(request.protocol_status)
             if last and left > 0:
                 raise ProtocolError(f"the body is shorter than its Content-Length, {length}")
+            if last and request.stdin_ended:
+                # Before the client can have the end, and ask for more: that may use it again.
+                self.pool.release(connection)
+                self.released = True
             if last or (data and not bare):
                 body = b"" if bare else data
                 await self.send({"type": "http.response.body", "body": body, "more_body": not last})
@@ -293,36 +314,20 @@ class _Relay:
             data = await connection.receive(self.timeout)
 
     async def _head(self, connection: AsyncConnection, request: Request) -> tuple[Head, bytes]:
-        reader = HeadReader()
-        data = b""
-        while True:
-            found = reader.feed(data)
-            if found is not None:
-                head, data = found
-                if head.status >= 200:
-                    return head, data
-                if head.status == 101:
-                    raise ProtocolError("the application switches protocols: not served")
-                reader = HeadReader()  # 100 to 199 announce another head
-                continue
-            data = await connection.receive(self.timeout)
-            if not data:
-                if request.protocol_status == OVERLOADED:
-                    raise _Overloaded("the application is overloaded")
-                if not request.whole:
-                    raise ProtocolError(
-                        f"the application refused the request: {request.protocol_status}"
-                    )
-                raise ProtocolError("the answer has no whole head")
+        reader = HeadOf(request)
+        while (found := reader.feed(await connection.receive(self.timeout))) is None:
+            pass
+        return found
 
     def _stderr(self, data: bytes) -> None:
         for line in data.decode("utf-8", "backslashreplace").splitlines():
-            if line:
+            if self.logged > LOGGED:
+                return
+            self.logged += len(line) + A_LINE
+            if self.logged > LOGGED:
+                _log(logging.ERROR, self.scope, "stderr: what follows is not logged")
+            elif line:
                 _log(logging.ERROR, self.scope, f"stderr: {line}")
-
-
-class _Overloaded(ProtocolError):
-    """END_REQUEST said OVERLOADED (FastCGI 1.0, section 5.5)."""
 
 
 async def send_text(send: Send, status: int, text: str, method: str = "GET") -> None:

@@ -62,9 +62,8 @@ def findings(process: Process, sockets: Sockets | None) -> list[str]:
     """Give what is wrong, as far as it shows."""
     found = _lost(process, sockets)
     for one in sockets.listening if sockets else ():
-        if one.waiting > 0:
-            of = f" of at most {one.most}" if one.most >= 0 else ""
-            found.append(f"{one.waiting} connections{of} wait on {one.where} to be accepted")
+        if one.crowd:
+            found.append(one.crowd)
     return found
 
 
@@ -84,7 +83,8 @@ def _lost(process: Process, sockets: Sockets | None) -> list[str]:
         found.append(_text("flup", known, process, sockets))
     named = any(thread.name.startswith("fulgate-") for thread in threads)
     at_work = named or _at_work(threads, OURS) or _at_work(threads, INLINE)
-    if _any(files, OURS) and not at_work:
+    # "threads.", since compiled it is a library of that name.
+    if any(OURS[:-2] in file for file in files) and not at_work:
         found.append(_text("Fulgate", known, process, sockets))
     return found
 
@@ -131,9 +131,7 @@ def _sockets(sockets: Sockets | None) -> list[str]:
         return ["Sockets: unknown"]
     lines = ["Sockets"]
     for one in sockets.listening:
-        waiting = "unknown" if one.waiting < 0 else str(one.waiting)
-        of = f" of {one.most}" if one.most >= 0 else ""
-        lines.append(f"  listens on {one.where}; waiting to be accepted: {waiting}{of}")
+        lines.append(f"  listens on {one.where}; {one.queue}")
     unread = f"; of {sockets.unread} something was not read" if sockets.unread else ""
     lines.append(f"  other sockets: {sockets.connections}{unread}")
     return lines

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Listening", "Sockets", "sockets_of"]
+from fulgate.endpoint import Endpoint
+
+__all__ = ["Listening", "Sockets", "listening_at", "sockets_of"]
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -30,6 +32,20 @@ class Listening:
     where: str
     waiting: int
     most: int
+
+    @property
+    def queue(self) -> str:
+        """Say how many wait."""
+        waiting = "unknown" if self.waiting < 0 else str(self.waiting)
+        return f"waiting to be accepted: {waiting}" + (f" of {self.most}" if self.most >= 0 else "")
+
+    @property
+    def crowd(self) -> str:
+        """Say that connections wait, if some do."""
+        of = f" of at most {self.most}" if self.most >= 0 else ""
+        if self.waiting <= 0:
+            return ""
+        return f"{self.waiting} connections{of} wait on {self.where} to be accepted"
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,24 @@ def sockets_of(pid: int) -> Sockets:
         else:
             unread += queues.get(inode, (0, 0))[0] > 0
     return Sockets(listening, seen - len(listening), unread, unseen)
+
+
+def listening_at(endpoint: Endpoint) -> list[Listening]:
+    """Give who listens at an endpoint of this machine. Raises OSError without Linux's sock_diag."""
+    pid = os.getpid()
+    found: list[Listening] = []
+    if endpoint.kind == "unix":
+        queues = _unix_queues()
+        for inode, flags, path in _unix(pid):
+            if flags & SO_ACCEPTCON and path == endpoint.path:
+                found.append(Listening(f"unix:{path}", *queues.get(inode, (-1, -1))))
+        return found
+    queues = _tcp_queues()
+    for name in ("tcp", "tcp6"):
+        for inode, state, where, waiting in _tcp(pid, name):
+            if state == LISTEN and where.endswith(f":{endpoint.port}"):
+                found.append(Listening(where, *queues.get(inode, (waiting, -1))))
+    return found
 
 
 def _inodes(pid: int) -> Iterator[int]:

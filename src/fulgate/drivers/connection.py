@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import select
 
+from fulgate.drivers.outbox import File
+from fulgate.drivers.phases import RECEIVE, SHARED
 from fulgate.drivers.poller import READ
-from fulgate.drivers.wire import APP, ARMED, READING, RECEIVE, Wire
+from fulgate.drivers.shared import SharedWire
+from fulgate.drivers.wire import APP, ARMED, READING
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange
 
@@ -15,12 +18,15 @@ __all__ = ["Connection"]
 log = logging.getLogger("fulgate")
 
 
-class Connection(Wire):
+class Connection(SharedWire):
     """A connection whose requests are answered by threads that may block.
 
     A thread that waits for the descriptor hands the lead on first (`Hub.blocking`), and owns
-    inbound or counts as a user meanwhile, so that nobody closes the descriptor under it.
+    inbound or counts as a user meanwhile, so that nobody closes the descriptor under it. Where the
+    connection is SHARED it waits for whoever polls instead.
     """
+
+    sends_files = True
 
     def receive(self, exchange: Exchange) -> bytes:
         while True:
@@ -28,6 +34,8 @@ class Connection(Wire):
                 data = self._body(exchange)
                 if data is not None:
                     return data
+                if self.phase == SHARED:
+                    return self._receive_beside(exchange)
                 self.inbound = READING
                 wanted = exchange.want(RECEIVE)
                 if wanted:
@@ -45,6 +53,7 @@ class Connection(Wire):
                     self._take(received)
                     if self.running is None:
                         self._settle()
+                        self.hub.poller.wake()  # requests may be queued, and nobody may know
                     elif self.running is not exchange:
                         self.hub.poller.wake()  # another request is queued, and nobody may know
             if self._unlogged:
@@ -61,7 +70,7 @@ class Connection(Wire):
             if self.inbound == ARMED and not self._armed & READ:
                 self._arm()  # there is room for more
             return data
-        return b"" if exchange.stdin_ended else None
+        return b"" if exchange.stream_ended else None
 
     def _recv_or_wait(self) -> bytes | None:
         """Receive, waiting up to the deadline; b"" when the peer is gone, None when it is late."""
@@ -84,34 +93,63 @@ class Connection(Wire):
 
     def send(self, exchange: Exchange, data: Buffer) -> None:
         with self.lock:
+            if self.phase == SHARED:
+                self._send_beside(exchange, data)
+                return
             self._write(exchange.send(data))
-            if self.outbox.size <= self.hub.config.write_behind:
+            if self.outbox.size <= self.hub.write_behind:
                 if self.outbox.size:
                     self._arm()
                 return
             self._users += 1
-        self._wait_writable(self.hub.config.write_behind // 2)
+        self._wait_writable(self.hub.write_behind // 2)
         if exchange.aborted:
             raise Aborted("the request was given up by the web server")
 
     def finish(self, exchange: Exchange, data: Buffer = b"", app_status: int = 0) -> None:
         with self.lock:
+            if self.phase == SHARED:
+                self._finish_beside(exchange, data, app_status)
+                return
             self._write(exchange.finish(data, app_status))
             self._end(exchange)
-            if self.outbox.size <= self.hub.config.write_behind or self.closed:
+            if self.outbox.size <= self.hub.write_behind or self.closed:
                 return
             self._users += 1
-        self._wait_writable(self.hub.config.write_behind)
+        self._wait_writable(self.hub.write_behind)
+
+    def finish_file(self, exchange: Exchange, fd: int, offset: int, size: int) -> None:
+        file = File(exchange, fd, offset, size)
+        with self.lock:
+            if self.phase == SHARED:
+                self._finish_file_beside(file)
+                return
+            if self.closed or exchange.aborted:
+                file.close()
+                raise Aborted("the request was given up by the web server")
+            self.outbox.put_file(file)
+            self._flush()
+            if not exchange.ended and not exchange.aborted:
+                # A slow client costs no thread: whoever polls sends the rest, and ends the answer.
+                exchange.leaving = True
+            self._settle()
+            if exchange.aborted:
+                raise Aborted("the connection was closed by the web server")
 
     def fail(self, exchange: Exchange) -> None:
         with self.lock:
+            if self.phase == SHARED:
+                self._fail_beside(exchange)
+                return
             self._write(exchange.fail())
             self._end(exchange)
 
     def log(self, exchange: Exchange, text: str) -> None:
         with self.lock:
             buffers = exchange.log(text)
-            if buffers:
+            if buffers and self.phase == SHARED:
+                self._put(self._lane_of(exchange), buffers)
+            elif buffers:
                 self._write(buffers)
                 if self.outbox.size:
                     self._arm()
@@ -120,6 +158,9 @@ class Connection(Wire):
         """Wait until all that was written has left, or the connection is closed."""
         with self.lock:
             if not self.outbox.size or self.closed:
+                return
+            if self.phase == SHARED:
+                self._wait_until_left()
                 return
             self._users += 1
         self._wait_writable(0)
@@ -147,6 +188,8 @@ class Connection(Wire):
                     self._release_descriptor()
                 else:
                     self._arm()
+            if self._unlogged:
+                self._log_ended()
 
 
 def _wait(fd: int, events: int, seconds: float) -> bool:

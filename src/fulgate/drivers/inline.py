@@ -3,35 +3,38 @@
 For a process that is its own unit of concurrency (a preforked child), for one connection in a
 thread of somebody else's pool, and wherever the application wants the main thread. While the
 application runs nothing is accepted, so that another process can take what comes; whether its
-client has gone is seen only when it reads or sends.
+client has gone is seen only when it reads or sends, or asks for that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import select
 import socket
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from fulgate.config import Config
-from fulgate.drivers.outbox import Outbox
+from fulgate.drivers.outbox import File, Outbox
+from fulgate.drivers.phases import (
+    ACCEPT_PAUSE,
+    FOREVER,
+    HEARD_AT_STOP,
+    LINGER_PAUSE,
+    OUT_OF_DESCRIPTORS,
+    RECEIVE,
+    reset_at_close,
+)
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Carrier, Exchange, ServerProtocol, SyncGateway
+from fulgate.listener import Listener
+from fulgate.logs import request_line
 
 __all__ = ["Inline"]
 
 log = logging.getLogger("fulgate")
-
-FOREVER: Final = float("inf")
-RECEIVE: Final = 65536
-LINGER: Final = 2.0  # seconds in which a peer that has its answer may close
-HEARD_AT_STOP: Final = 0.2  # seconds for a request that has begun to arrive to go on, at a stop
-ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after the descriptors ran out
-OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class InlineConnection(Carrier):
@@ -105,7 +108,9 @@ class InlineConnection(Carrier):
         if self.closed or self.lingering:
             return
         config = self.driver.config
-        if self.protocol.closing:
+        if self.protocol.reset:
+            self.close()
+        elif self.protocol.closing:
             self._linger()
         elif self.protocol.idle:
             self._arriving = False
@@ -123,7 +128,7 @@ class InlineConnection(Carrier):
     def _linger(self) -> None:
         """Everything is sent. To close while the peer still sends could cost it our answer."""
         self.lingering = True
-        self.deadline = monotonic() + LINGER
+        self.deadline = monotonic() + LINGER_PAUSE
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -140,8 +145,11 @@ class InlineConnection(Carrier):
         self.waiting = []
         self._outbox.clear()
         self.driver.forget(self)
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        if self.protocol.reset:
+            reset_at_close(self.sock)
+        else:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
 
     def _feed(self, data: bytes) -> list[Exchange]:
@@ -167,12 +175,14 @@ class InlineConnection(Carrier):
 
     # called by the gateway
 
+    sends_files = True
+
     def receive(self, exchange: Exchange) -> bytes:
         while True:
             self._check(exchange)
             if data := exchange.take():
                 return data
-            if exchange.stdin_ended:
+            if exchange.stream_ended:
                 return b""
             if wanted := exchange.want(RECEIVE):
                 self._write(wanted)
@@ -183,7 +193,7 @@ class InlineConnection(Carrier):
                 self.close()
 
     def send(self, exchange: Exchange, data: Buffer) -> None:
-        if exchange.stdin_ended:
+        if exchange.input_ended:
             self._receive()  # perhaps the client has gone
         self._check(exchange)
         self._write(exchange.send(data), exchange)
@@ -194,6 +204,22 @@ class InlineConnection(Carrier):
         self.protocol.done(exchange)
         self._write(out, exchange)
 
+    def finish_file(self, exchange: Exchange, fd: int, offset: int, size: int) -> None:
+        file = File(exchange, fd, offset, size)
+        if exchange.aborted or self.closed:
+            file.close()
+        self._check(exchange)
+        self._outbox.put_file(file)
+        self._write([], exchange)
+        self._outbox.left = []
+        if exchange.aborted:
+            raise Aborted("the request was given up by the web server")
+        out = exchange.fail() if file.short else exchange.finish()
+        self.protocol.done(exchange)
+        if file.short:
+            log.error("%s: a file was cut off while it was sent", request_line(exchange))
+        self._write(out, exchange)
+
     def fail(self, exchange: Exchange) -> None:
         self._check(exchange)
         out = exchange.fail()
@@ -202,6 +228,12 @@ class InlineConnection(Carrier):
 
     def log(self, exchange: Exchange, text: str) -> None:
         self._write(exchange.log(text), exchange)
+
+    def look(self, exchange: Exchange) -> None:
+        # A body that nobody takes must not pile up here.
+        if exchange.body_size < self.driver.config.write_behind:
+            with contextlib.suppress(Aborted):
+                self._receive()
 
     def _check(self, exchange: Exchange) -> None:
         if exchange.aborted or self.closed:
@@ -239,7 +271,7 @@ class InlineConnection(Carrier):
                 return
             events = select.POLLOUT
             # A peer that sends its whole body before it reads must not wait for us for ever.
-            if exchange and not exchange.stdin_ended and exchange.body_size < config.write_behind:
+            if exchange and not exchange.input_ended and exchange.body_size < config.write_behind:
                 events |= select.POLLIN
             ready = self._wait(events, config.send_timeout)
             if not ready:
@@ -269,7 +301,7 @@ class Inline:
         gateway: SyncGateway,
         config: Config,
         ended: Callable[[Exchange], None] | None = None,
-        allowed: Callable[[Any], bool] | None = None,
+        allowed: Callable[[Any, socket.socket], bool] | None = None,
     ) -> None:
         self.config = config
         self.around: Callable[[bool], object] | None = None
@@ -366,7 +398,9 @@ class Inline:
         self.stopping = True
         self._stop_at = monotonic() + self.config.graceful_timeout
         for sock in [] if self._retire else self._listeners.values():
-            for _ in range(self.config.backlog):  # whoever is in the queue was promised service
+            if isinstance(sock, Listener):
+                sock.quiesce()
+            for _ in range(self.config.backlog + 1):  # who is in the queue was promised service
                 if (connection := self._accept(sock)) is None:
                     break
                 self._ready(connection)
@@ -445,9 +479,8 @@ class Inline:
             self._starved = False
             log.info("accepting connections again")
         try:
-            if self._allowed is None or self._allowed(peer):
+            if self._allowed is None or self._allowed(peer, sock):
                 return self.adopt(sock, listener)
-            log.warning("refused a connection from %s, which is not allowed", peer)
         except Exception:
             log.exception("an error in the server, while it accepted a connection")
         sock.close()

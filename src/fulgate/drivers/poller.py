@@ -23,7 +23,6 @@ __all__ = [
     "END",
     "GONE",
     "READ",
-    "SHARED",
     "WRITE",
     "EpollPoller",
     "KqueuePoller",
@@ -37,7 +36,6 @@ READ: Final = 1
 WRITE: Final = 4
 END: Final = 0x2000  # the peer sends no more; READ tells of that too (EPOLLRDHUP)
 GONE: Final = 0x18  # there is no peer any more; needs not be asked for (EPOLLERR | EPOLLHUP)
-SHARED: Final = 1 << 28  # of a listening socket: wake one of the processes (EPOLLEXCLUSIVE)
 
 POLLRDHUP: Final[int] = getattr(select, "POLLRDHUP", 0)  # where poll(2) has it
 
@@ -45,10 +43,7 @@ Events = list[tuple[int, int]]
 
 
 class Poller(Protocol):
-    """What the driver needs of a poller. `mask` is any of READ, WRITE and END, or 0.
-
-    `register` takes READ | SHARED too, for what is never modified.
-    """
+    """What the driver needs of a poller. `mask` is any of READ, WRITE and END, or 0."""
 
     def register(self, fd: int, mask: int) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
@@ -226,6 +221,9 @@ class PollPoller:
     def unregister(self, fd: int) -> None:
         with self._lock:
             self._armed.pop(fd, None)
+            polling = self._polling
+        if polling:
+            self._pipe.wake()  # until poll(2) returns, what it was passed is not really closed
 
     def poll(self, timeout: float) -> Events:
         with self._lock:

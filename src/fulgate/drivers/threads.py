@@ -28,12 +28,16 @@ from typing import Final
 from fulgate.config import Config
 from fulgate.drivers import poller as pollers
 from fulgate.drivers.acceptor import Acceptor, Allowed
+from fulgate.drivers.deadlines import Deadlines
 from fulgate.drivers.lead import HAND_ON_FOR, Waiting
+from fulgate.drivers.phases import FOREVER, IDLE, keep_memory
 from fulgate.drivers.poller import Poller
-from fulgate.drivers.wire import FOREVER, Task, Wire
-from fulgate.drivers.worker import Worker
+from fulgate.drivers.wire import APP, Hub, Task, Wire
+from fulgate.drivers.worker import Score, Worker
 from fulgate.errors import Aborted, NoThreads
 from fulgate.exchange import Exchange, ServerProtocol, SyncGateway
+from fulgate.listener import PassOn
+from fulgate.systemd import Watchdog
 
 __all__ = ["Threads"]
 
@@ -43,15 +47,19 @@ TICK: Final = 0.005  # seconds; each tick asks for the GIL
 ERROR_PAUSE: Final = 0.05  # seconds, so that an error that stays does not fill the log
 WAITED_LONG: Final = 0.1  # seconds in the queue, in which the client may have gone
 LONGEST_REST: Final = 1.0  # seconds; somebody may have missed what would have woken us
+NEGLECTED: Final = 5.0  # seconds for which no request waits beside a free thread, while all is well
+TELL: Final = 1.0  # seconds between two times that the scoreboard is told of the process
+TELL_IDLE: Final = 5.0  # the same, while nothing happens
 SCAN_PAUSE: Final = 0.02  # seconds at least between two looks at all deadlines
 
 
-class Threads:
+class Threads(Hub):
     """Serves listening sockets with `config.threads` threads.
 
     `make_protocol` gives a protocol for each connection, by the listening socket that it came
     from; `gateway` answers exchanges; `ended` is called, outside of all locks, when an exchange
-    has ended; `allowed` is asked about each new connection.
+    has ended; `allowed` is asked about each new connection; `score` is where it tells what it does;
+    `shared`: other processes accept from the same sockets.
     """
 
     def __init__(
@@ -62,25 +70,46 @@ class Threads:
         config: Config,
         ended: Callable[[Exchange], None] | None = None,
         allowed: Allowed | None = None,
+        score: Score | None = None,
+        shared: bool = False,
     ) -> None:
         self.config = config
+        self.queue = config.queue
+        self.keep_alive = config.keep_alive
+        self.write_behind = config.write_behind
         self.pending: deque[Task] = deque()
         self.connections: dict[int, Wire] = {}
         self.stopping = False
+        self.pass_on: PassOn | None = None
+        self.late: Callable[[], None] | None = None  # called when a request does not end in time
+        self.most = 0  # requests, after which `spent` is called, once; 0 for never
+        self.spent: Callable[[], None] | None = None
+        self.watchdog: Watchdog | None = None  # told by the control thread, while all is well
+        self._longest_rest = LONGEST_REST
         self.next_scan = FOREVER
         self._gateway = gateway
         self._ended = ended
-        self._acceptor = Acceptor(self, self.connections, listeners, make_protocol, allowed)
+        self._score = score
+        self._told = 0.0
+        self._known = (0, 0, 0)  # requests, accepted and open connections, when we told last
+        self._refused = 0
+        self._dropped = 0
+        self._deadlines = Deadlines(config)
+        board = score if shared else None
+        self._acceptor = Acceptor(self, self.connections, listeners, make_protocol, allowed, board)
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # held while polling: the control thread may have to leave
         self._workers: list[Worker] = []
         self._parked: list[Worker] = []
         self._leader: Worker | None = None  # None: the control thread leads
         self._hand_on = False
+        # The master names what it kills a process for, and the control thread gets no turn to tell
+        # when C code holds the interpreter.
+        self._tell_at_once = config.request_timeout > 0
         self._resting = False  # the control thread has nothing to tick for
         self._over = False
         self._cut = False
-        self._left_over: Task | None = None  # what was first in the queue at the last tick
+        self._left_over: Exchange | None = None  # what was first in the queue at the last tick
         self._emptied = threading.Event()
 
     # ---------------------------------------------------------------- start and stop
@@ -91,9 +120,12 @@ class Threads:
         Where the system gives fewer threads than are wanted, it serves with those; raises
         NoThreads when that is not at least one, and the control thread.
         """
+        keep_memory()
         self.poller: Poller = pollers.make(self.config.poller)
         self._wake_control = threading.Lock()
         self._wake_control.acquire()
+        if self.watchdog is not None:
+            self._longest_rest = min(LONGEST_REST, self.watchdog.interval)
         self._control_thread = threading.Thread(
             target=self._control, name="fulgate-control", daemon=True
         )
@@ -110,6 +142,8 @@ class Threads:
             self._control_thread.start()
             for number in range(wanted):
                 worker = Worker()
+                if self._score is not None:
+                    worker.cell = self._score.thread()
                 worker.thread = threading.Thread(
                     target=self._work, args=(worker,), name=f"fulgate-{number + 1}", daemon=True
                 )
@@ -121,13 +155,20 @@ class Threads:
             del self._workers[-1]
             log.warning("%s: serving with %d of %d threads", error, len(self._workers), wanted)
 
-    def stop(self, timeout: float) -> bool:
+    def adopt(self, sock: socket.socket, protocol: ServerProtocol) -> None:
+        """Serve a connection that another process has accepted. Raises OSError."""
+        self._acceptor.admit(sock, protocol, IDLE)
+        self._settle_pending()
+
+    def stop(self, timeout: float, pass_on: PassOn | None = None) -> bool:
         """Stop accepting, let requests end for up to `timeout` seconds, then cut what is left.
 
-        Returns whether all ended by itself. The listening sockets are closed first, so that who
-        comes from then on is refused at once, and not left in a queue that nobody serves.
+        Connections between requests are given to `pass_on`; without it they are closed. Returns
+        whether all ended by itself. The listening sockets are closed first, so that who comes from
+        then on is refused at once, and not left in a queue that nobody serves.
         """
         end = monotonic() + timeout
+        self.pass_on = pass_on
         self.stopping = True
         self._acceptor.stop()
         for connection in list(self.connections.values()):
@@ -135,7 +176,7 @@ class Threads:
         self._settle_pending()
         clean = self._wait_until_empty(end)
         if not clean:
-            left = len([worker for worker in self._workers if worker.task])
+            left = sum(1 for worker in self._workers if self._runs(worker))
             waited = timeout - max(0.0, end - monotonic())
             log.warning("stopped with %d requests unfinished after %.1f s", left, waited)
         for connection in list(self.connections.values()):
@@ -156,6 +197,7 @@ class Threads:
         self.poller.close()
         for connection in list(self.connections.values()):
             connection.sock.close()
+            connection.outbox.clear()
         self.connections.clear()
 
     def _settle_pending(self) -> None:
@@ -166,7 +208,7 @@ class Threads:
                 self._parked.pop().parked.release()
 
     def _wait_until_empty(self, end: float) -> bool:
-        while self.connections or self.pending or any(w.task for w in self._workers):
+        while self.connections or self.pending or any(self._runs(w) for w in self._workers):
             left = end - monotonic()
             if left <= 0 or self._cut:
                 return False
@@ -174,7 +216,14 @@ class Threads:
             self._emptied.clear()
             if self.pending:
                 self._settle_pending()
+            if self.pass_on is not None:
+                for connection in list(self.connections.values()):
+                    connection.drain()  # what could not be passed on before
         return True
+
+    def _runs(self, worker: Worker) -> bool:
+        """Has it a request that somebody waits for?"""
+        return worker.exchange is not None and worker.exchange is not worker.late
 
     def _end_threads(self, end: float) -> None:
         self._over = True
@@ -195,6 +244,7 @@ class Threads:
             self.poller.close()
         for worker in self._workers:
             worker.close()
+        self._tell(monotonic())
 
     # ---------------------------------------------------------------- workers
 
@@ -244,12 +294,12 @@ class Threads:
         poll = self.poller.poll
         while self._leader is me and not self._over:
             if not pending:
+                events: list[tuple[int, int]] = []
                 before = perf_counter()
                 with self._turn:
                     # What was queued before this thread took the lead had nobody to wake.
-                    if self._leader is not me or self._over or pending:
-                        continue
-                    events = poll(-1)
+                    if self._leader is me and not self._over and not pending:
+                        events = poll(-1)
                 me.polled += perf_counter() - before
                 self._handle(events)
                 continue
@@ -265,15 +315,22 @@ class Threads:
 
     def _run(self, me: Worker, task: Task) -> None:
         connection, exchange = task
-        me.task = task
+        me.began = now = monotonic()
+        me.connection = connection
+        me.exchange = exchange
         if self._resting:
             self._wake()
+        cell = me.cell
         try:
-            if monotonic() - exchange.began > WAITED_LONG:
+            if cell is not None:
+                cell.begin(now)
+                if self._tell_at_once:
+                    me.tell(exchange)
+            if now - exchange.began > WAITED_LONG:
                 connection.catch_up()
             if not exchange.aborted:
                 self._gateway(exchange, connection)
-                if not exchange.ended and not exchange.aborted:
+                if not (exchange.ended or exchange.leaving or exchange.aborted):
                     raise RuntimeError("the gateway did not end the answer")
         except Aborted:
             pass
@@ -282,15 +339,19 @@ class Threads:
             log.exception("an error in the server, while it served a request")
             connection.abort()
         try:
-            if self._ended is not None:
+            if cell is not None:
+                cell.end(exchange, monotonic())
+            if self._ended is not None and not exchange.leaving:
                 self._ended(exchange)
             if exchange.after:
                 self._after(connection, exchange)
         except BaseException:
             log.exception("an error in the server, after it served a request")
         me.requests += 1
-        me.task = None
-        exchange.params = {}  # environ refers to the exchange: without the cycle both go at once
+        me.exchange = None
+        me.connection = None
+        if not exchange.leaving:  # else the connection logs it, when its file has left
+            exchange.params = {}  # environ refers to it: without the cycle both go at once
         if self.stopping:
             self._emptied.set()
 
@@ -343,10 +404,14 @@ class Threads:
 
     def room(self) -> bool:
         """May another request wait? Those that free workers are about to take do not count."""
-        free = sum(1 for worker in self._workers if worker.task is None)
+        free = sum(1 for worker in self._workers if worker.exchange is None)
         return len(self.pending) < self.config.queue + free
 
     def ended(self, exchange: Exchange) -> None:
+        if exchange.refused is not None:
+            self._refused += 1
+        elif exchange.aborted:
+            self._dropped += 1
         if self._ended is not None and exchange.params_ended:
             self._ended(exchange)
 
@@ -375,7 +440,7 @@ class Threads:
                 if self._leader is None:
                     self._lead_without_serving(now)
                 else:
-                    self._rest(max(self.next_scan, scan_after) - now)
+                    self._rest(min(max(self.next_scan, scan_after), self._deadlines.due) - now)
                 now = monotonic()
                 leader = self._leader
                 busy = self._tick()
@@ -392,8 +457,19 @@ class Threads:
                 if self.next_scan <= now and scan_after <= now:
                     scan_after = now + SCAN_PAUSE
                     self._scan(now)
+                if self._deadlines.look(self._workers, now) and self.late is not None:
+                    self.late()
+                watchdog = self.watchdog
+                if watchdog is not None and self._well(now):
+                    watchdog.beat(now)
+                if 0 < self.most <= sum([worker.requests for worker in self._workers]):
+                    self.most = 0
+                    if self.spent is not None:
+                        self.spent()
+                if self._told + TELL <= now and (busy or self._news(now)):
+                    self._tell(now)
                 self._resting = not busy
-                if any(worker.task is not worker.seen for worker in self._workers):
+                if any(worker.exchange is not worker.seen for worker in self._workers):
                     self._resting = False  # it began between the tick and the line above
             except Exception:
                 log.exception("an error in the control thread")
@@ -404,9 +480,11 @@ class Threads:
         if not self._turn.acquire(timeout=TICK):
             return
         try:
-            if self._leader is not None:
+            leader = self._leader  # for mypyc, which would take it for None from here on
+            if leader is not None:
                 return
-            timeout = max(TICK, min(self.next_scan - now, LONGEST_REST)) if self._resting else TICK
+            due = min(self.next_scan, self._deadlines.due) - now
+            timeout = max(TICK, min(due, self._longest_rest)) if self._resting else TICK
             events = self.poller.poll(timeout)
         finally:
             self._turn.release()
@@ -420,17 +498,56 @@ class Threads:
                 self._give_lead()
 
     def _look_after_pending(self) -> None:
-        """Wake somebody for a request that nobody takes; it should never have to."""
-        task = self.pending[0] if self.pending else None
-        if task is not None and task is self._left_over:
-            free = any(worker.task is None for worker in self._workers)
-            if free and monotonic() - task[1].began > WAITED_LONG:
+        """Hear the connections of requests that wait for a thread: they may be aborted, too.
+
+        And wake somebody for a request that nobody takes; it should never have to.
+        """
+        exchange: Exchange | None = None
+        if self.pending:
+            for connection, _ in list(self.pending):
+                if connection.inbound == APP:
+                    connection.watch()
+        with contextlib.suppress(IndexError):  # a worker may take the last one just now
+            exchange = self.pending[0][1]
+        if exchange is not None and exchange is self._left_over:
+            free = any(worker.exchange is None for worker in self._workers)
+            if free and monotonic() - exchange.began > WAITED_LONG:
                 log.debug("a request waited, and a thread did not know of it")
                 self._settle_pending()
-        self._left_over = task
+        self._left_over = exchange
+
+    def _well(self, now: float) -> bool:
+        """Is what comes served? A leader that is gone, or a request that waits for nothing, is not
+        for us to mend.
+        """
+        leader = self._leader
+        if leader is not None and leader.thread is not None and not leader.thread.is_alive():
+            return False
+        first = self._left_over
+        if first is None or now - first.began < NEGLECTED:
+            return True
+        return not any(worker.exchange is None for worker in self._workers)
+
+    def _news(self, now: float) -> bool:
+        """Is there something to tell? Idle processes should not use the CPU for it."""
+        requests = sum([worker.requests for worker in self._workers])
+        running = any(worker.exchange is not None for worker in self._workers)
+        known, self._known = self._known, (requests, self._acceptor.accepted, len(self.connections))
+        return running or known != self._known or self._told + TELL_IDLE <= now
+
+    def _tell(self, now: float) -> None:
+        self._told = now
+        if self._score is not None:
+            self._score.tell(
+                len(self.connections),
+                len(self.pending),
+                self._acceptor.accepted,
+                self._refused,
+                self._dropped,
+            )
 
     def _rest(self, until_scan: float) -> None:
-        timeout = min(until_scan, LONGEST_REST) if self._resting else TICK
+        timeout = min(until_scan, self._longest_rest) if self._resting else TICK
         if timeout > 0:
             self._wake_control.acquire(timeout=timeout)
 
@@ -438,21 +555,27 @@ class Threads:
         """Look after requests that have been in the application since the last tick."""
         busy = False
         for worker in self._workers:
-            task = worker.task
-            if task is None:
+            exchange = worker.exchange
+            connection = worker.connection
+            if exchange is None or connection is None:
                 worker.seen = None
                 continue
-            if task is not worker.seen:
-                worker.seen = task
+            if exchange is not worker.seen:
+                worker.seen = exchange
                 busy = True
                 continue
-            task[0].watch()
-            if self._leader is worker:
+            connection.watch()
+            worker.tell(exchange)
+            if self._leads(worker):
                 with self._lock:
-                    if self._leader is worker and worker.task is task:
+                    if self._leads(worker) and worker.exchange is exchange:
                         self._give_lead()
                 busy = True
         return busy
+
+    def _leads(self, worker: Worker) -> bool:
+        # Compiled, a comparison narrows the attribute, and who leads may change before the next.
+        return self._leader is worker
 
     def _scan(self, now: float) -> None:
         """Act on the deadlines that have passed, and find the next one."""

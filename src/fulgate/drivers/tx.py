@@ -35,7 +35,7 @@ class Factory(protocol.Factory):
         gateway: Gateway,
         config: Config,
         ended: Callable[[Exchange], None] | None = None,
-        allowed: Callable[[Any], bool] | None = None,
+        allowed: Callable[[Any, Any], bool] | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -134,14 +134,13 @@ class Factory(protocol.Factory):
 
     # ---------------------------------------------------------------- called by connections
 
-    def allows(self, peer: Any) -> bool:
+    def allows(self, transport: Any) -> bool:
         if self._allowed is None:
             return True
+        peer = transport.getPeer()
         host = getattr(peer, "host", None)
-        if self._allowed("" if host is None else (host, peer.port)):
-            return True
-        log.warning("refused a connection from %s, which is not allowed", peer)
-        return False
+        address = "" if host is None else (host, peer.port)
+        return self._allowed(address, transport.getHandle())
 
     def made(self, connection: Connection) -> None:
         """Serve a connection, or let it wait until another one has gone."""

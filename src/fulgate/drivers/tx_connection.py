@@ -20,37 +20,30 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fulgate.config import Config
+from fulgate.drivers.answerer import Answerer
+from fulgate.drivers.phases import (
+    ARRIVING,
+    CLOSING,
+    FOREVER,
+    HEARD_AT_STOP,
+    IDLE,
+    LINGER,
+    LINGER_PAUSE,
+    LINGER_TIME,
+    NEW,
+    RECEIVE,
+    RUNNING,
+    WAITING,
+)
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Exchange, Headers, ServerProtocol
 
-__all__ = ["Answerer", "Connection", "Gateway", "Hub"]
+__all__ = ["Connection", "Gateway", "Hub"]
 
 log = logging.getLogger("fulgate")
 
-# what the deadline is for
-NEW: Final = 0  # accepted, nothing heard yet
-IDLE: Final = 1  # between requests
-ARRIVING: Final = 2  # a part of a request is here
-WAITING: Final = 3  # PARAMS are here, a small body is waited for
-RUNNING: Final = 4  # the application has it
-CLOSING: Final = 5  # what is unsent goes, then the connection
-LINGER: Final = 6  # all is sent, the peer may still be sending
 
-FOREVER: Final = float("inf")
-LINGER_PAUSE: Final = 2.0  # seconds of silence after which a peer that does not close is closed
-LINGER_TIME: Final = 30.0  # seconds of lingering in all
-HEARD_AT_STOP: Final = 0.2  # seconds, for a new connection to say something when we stop
 PIECE: Final = 65536  # what a transport takes before it says that it has enough
-
-
-class Answerer(Protocol):
-    """Who answers an exchange; called in the reactor's thread."""
-
-    def begin(self) -> None: ...
-    def moved(self) -> None: ...  # body came, or its end, or it was refused
-    def aborted(self) -> None: ...  # it is over, and `connection` takes no more
-    def pause(self) -> None: ...  # the client reads slowly
-    def resume(self) -> None: ...  # all that was written has left
 
 
 class Gateway(Protocol):
@@ -75,7 +68,7 @@ class Hub(Protocol):
     gateway: Gateway
     stopping: bool
 
-    def allows(self, peer: Any) -> bool: ...
+    def allows(self, transport: Any) -> bool: ...
     def made(self, connection: Connection) -> None: ...
     def forget(self, connection: Connection) -> None: ...
     def over(self, exchange: Exchange) -> None: ...  # for the access log, from any thread
@@ -95,14 +88,16 @@ class Connection(protocol.Protocol):
         self.changed = threading.Condition(self.lock)  # for whoever answers, in another thread
         self.running: Exchange | None = None
         self.closed = False
-        self.unsent = 0  # bytes
+        self.unsent = 0  # bytes in `_out`
+        self.emptied = 0  # how often the transport had enough, and sent it all
         self.full = False  # the transport has enough
-        self.deaf = False  # we do not receive, since nobody reads the body
+        self.deaf = False  # we do not receive, since nobody reads the body, or the peer our answers
         self._out: deque[Buffer] = deque()
         self._scheduled = False  # `_flush` is about to be called
-        self._over: Exchange | None = None  # ended by another thread
+        self._over: list[Exchange] = []  # ended by other threads
         self._answerer: Answerer | None = None
         self._waiting: Exchange | None = None  # its body is waited for
+        self._choked = False  # what the protocol owes is not read
         self._phase = NEW
         self._deadline = FOREVER
         self._write_by = FOREVER
@@ -112,7 +107,7 @@ class Connection(protocol.Protocol):
     # ---------------------------------------------------------------- called by Twisted
 
     def connectionMade(self) -> None:
-        if not self.hub.allows(self.transport.getPeer()):
+        if not self.hub.allows(self.transport):
             self.closed = True
             self.transport.abortConnection()
             return
@@ -129,25 +124,33 @@ class Connection(protocol.Protocol):
                 self._linger()
             return
         with self.lock:
-            over, self._over = self._over, None
+            over, self._over = self._over, []
             try:
                 moved = self.wire.feed(data)
             except (ProtocolError, LimitExceeded) as error:
                 log.warning("closed a connection: %s", error)
                 moved = None
-            if moved is not None and self.wire.out:
+            owed = moved is not None and len(self.wire.out) > 0
+            if owed:
                 # First: the end of an aborted request goes before the answer to the next one.
-                self.put(self.wire.out)
+                self._owe(self.wire.out)
                 self.wire.out = []
+        for exchange in over:
+            self._ended(exchange)
         if moved is None:
             self.close()
             return
-        if over is not None:
-            self._ended(over)
-        for exchange in moved:
-            if self._phase < CLOSING and not self.closed:
-                self._moved(exchange)
+        if self.wire.shared:
+            self._take_beside(moved)
+        else:
+            for exchange in moved:
+                if self._phase < CLOSING and not self.closed:
+                    self._moved(exchange)
         self._flush()
+        if owed and self.full and not self.closed:
+            # Who asks and does not read the answers is not listened to meanwhile.
+            self._choked = True
+            self._stop_hearing()
         self._settle()
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
@@ -166,9 +169,16 @@ class Connection(protocol.Protocol):
 
     def resumeProducing(self) -> None:
         self.full = False
+        self.emptied += 1
         self._write_by = FOREVER
         self._flush()
-        if not self.full and self._answerer is not None:
+        if self.full:
+            return
+        if self._choked:
+            self._choked = False
+            if not self._has_enough():
+                self.hear()
+        if self._answerer is not None:
             self._answerer.resume()
 
     def stopProducing(self) -> None:
@@ -192,32 +202,44 @@ class Connection(protocol.Protocol):
 
     # ---------------------------------------------------------------- called by who answers
 
-    def put(self, buffers: list[Buffer]) -> None:
-        """Queue output, under the lock; `schedule` or `_flush` sends it."""
-        if self.closed:
-            return
-        for data in buffers:
-            self._out.append(data)
-            self.unsent += len(data)
+    # Under the lock, also by other threads:
+
+    def pieces(self, data: Buffer) -> list[Buffer]:
+        """Give a piece of an answer as it is to be put: at once, or in several; at least one."""
+        return [data]
+
+    def put(self, exchange: Exchange, buffers: list[Buffer]) -> None:
+        """Queue output; `schedule` or `_flush` sends it."""
+        self._owe(buffers)
+
+    def backlog(self, exchange: Exchange) -> int:
+        """Give how many bytes are unsent that have to leave before more is put for it."""
+        return self.unsent
+
+    def most(self) -> int:
+        """Give how many these may be."""
+        return self.hub.config.write_behind
 
     def schedule(self, over: Exchange | None = None) -> None:
-        """Have the reactor send, from any thread and under the lock; `over` has ended."""
+        """Have the reactor send; `over` has ended."""
         if over is not None:
-            self._over = over
+            self._over.append(over)
         if not self._scheduled:
             self._scheduled = True
-            self.hub.reactor.callFromThread(self._flush)
+            self.hub.reactor.callFromThread(_flush, self)
+
+    # In the reactor's thread:
 
     def send(self, exchange: Exchange, data: Buffer) -> None:
         """Send a piece of the answer; b"" sends the staged head alone. Raises Aborted."""
         with self.lock:
-            self.put(exchange.send(data))
+            self.put(exchange, exchange.send(data))
         self._flush()
 
     def finish(self, exchange: Exchange, data: Buffer = b"") -> None:
         """Send the last piece of the answer, and its end. Raises Aborted."""
         with self.lock:
-            self.put(exchange.finish(data))
+            self.put(exchange, exchange.finish(data))
             self.wire.done(exchange)
         self._flush()
         self._ended(exchange)
@@ -225,33 +247,52 @@ class Connection(protocol.Protocol):
     def fail(self, exchange: Exchange) -> None:
         """Break an answer that has begun, so that the client sees an error. Raises Aborted."""
         with self.lock:
-            self.put(exchange.fail())
+            self.put(exchange, exchange.fail())
             self.wire.done(exchange)
         self._flush()
         self._ended(exchange)
 
-    def refuse(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
+    def refuse(
+        self,
+        exchange: Exchange,
+        status: str,
+        headers: Headers | None = None,
+        app_status: int = 0,
+    ) -> None:
         """Send a whole small answer of the server's own."""
         if not exchange.began:
             exchange.began = monotonic()
         with self.lock, contextlib.suppress(Aborted):
-            self.put(exchange.refuse(status, headers))
+            self.put(exchange, exchange.refuse(status, headers, app_status))
             self.wire.done(exchange)
         self._flush()
         self._ended(exchange)
 
     def want(self, exchange: Exchange) -> None:
         """Body is waited for: it has so long to come."""
-        if self.running is exchange and not exchange.stdin_ended:
+        if self.running is exchange and not exchange.stream_ended:
+            with self.lock:
+                self.put(exchange, exchange.want(RECEIVE))
+            self._flush()
             self._deadline = self._in(self.hub.config.body_timeout)
             self._alarm()
             self.hear()
 
     def hear(self) -> None:
         """Receive again, once the body that came has been read."""
-        if self.deaf:
+        if self.deaf and not self._choked:
             self.deaf = False
             self.transport.resumeProducing()
+
+    def _stop_hearing(self) -> None:
+        if not self.deaf:
+            self.deaf = True
+            self.transport.pauseProducing()
+
+    def _has_enough(self) -> bool:
+        """Has more of the body come than is kept?"""
+        running = self.running
+        return running is not None and running.body_size > self.hub.config.body_buffer
 
     def close(self, at_once: bool = False) -> None:
         """Close: running requests are aborted. What was written leaves, unless `at_once`."""
@@ -261,7 +302,7 @@ class Connection(protocol.Protocol):
             self._write()
         self._gone()
         self.transport.unregisterProducer()
-        if at_once:
+        if at_once or self.wire.reset:  # by a reset, where there is such
             self.transport.abortConnection()
         else:
             self.transport.loseConnection()
@@ -269,6 +310,12 @@ class Connection(protocol.Protocol):
             self._alarm()
 
     # ---------------------------------------------------------------- below: the reactor's thread
+
+    def _take_beside(self, moved: list[Exchange]) -> None:
+        """Act on what moved, where there are, or were, several requests."""
+        from fulgate.drivers.tx_shared import SharedConnection
+
+        SharedConnection.of(self)._take_beside(moved)
 
     def _moved(self, exchange: Exchange) -> None:
         if exchange.aborted:
@@ -283,9 +330,8 @@ class Connection(protocol.Protocol):
                 self.hub.over(exchange)
         elif exchange is self.running:
             self._deadline = FOREVER
-            if exchange.body_size > self.hub.config.body_buffer and not self.deaf:
-                self.deaf = True
-                self.transport.pauseProducing()
+            if self._has_enough():
+                self._stop_hearing()
             if self._answerer is not None:
                 self._answerer.moved()
         elif exchange.refused is not None:
@@ -310,10 +356,16 @@ class Connection(protocol.Protocol):
             or "HTTP_UPGRADE" in exchange.params
         )
 
-    def _start(self, exchange: Exchange) -> None:
+    def _is_for_gateway(self, exchange: Exchange) -> bool:
+        """May an exchange begin? One too many is answered here."""
         exchange.began = monotonic()
-        if not self.hub.gateway.room():
-            self._turn_away(exchange, "503 Service Unavailable", [("Retry-After", "1")])
+        if self.hub.gateway.room():
+            return True
+        self._turn_away(exchange, "503 Service Unavailable", [("Retry-After", "1")])
+        return False
+
+    def _start(self, exchange: Exchange) -> None:
+        if not self._is_for_gateway(exchange):
             return
         self._waiting = None
         self.running = exchange
@@ -327,6 +379,8 @@ class Connection(protocol.Protocol):
     def _turn_away(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
         self._waiting = None
         self._phase = IDLE
+        if exchange.refused is not None:
+            log.warning("%s: %s", status, exchange.refused)
         self.refuse(exchange, status, headers)
         self.hub.over(exchange)
 
@@ -340,7 +394,7 @@ class Connection(protocol.Protocol):
         if self.closed:
             return
         if self.wire.closing and self._phase < CLOSING:
-            self._phase = CLOSING if exchange.stdin_ended or exchange.broken else LINGER
+            self._phase = CLOSING if exchange.input_ended or exchange.broken else LINGER
             self._deadline = FOREVER
         self._settle()
 
@@ -400,15 +454,23 @@ class Connection(protocol.Protocol):
         while True:
             with self.lock:
                 self._scheduled = False
-                over, self._over = self._over, None
+                over, self._over = self._over, []
                 batch = b"" if self.full or self.closed else self._batch()
-                if over is None and not batch:
+                if not over and not batch:
                     self.changed.notify_all()
                     break
             if batch:
                 self.transport.write(batch)
-            if over is not None:
-                self._ended(over)
+            for exchange in over:
+                self._ended(exchange)
+
+    def _owe(self, buffers: list[Buffer]) -> None:
+        """Queue what goes before all that is put from now on, under the lock."""
+        if self.closed:
+            return
+        for data in buffers:
+            self._out.append(data)
+            self.unsent += len(data)
 
     def _batch(self) -> bytes:
         """Take what is unsent, or a piece of it, under the lock."""
@@ -428,10 +490,7 @@ class Connection(protocol.Protocol):
         with self.lock:
             self.closed = True
             aborted = self.wire.eof()
-            self._out.clear()
-            self.unsent = 0
-            over, self._over = self._over, None
-            self.changed.notify_all()
+            over = self._emptied()
         self._deadline = self._write_by = FOREVER
         running, self.running = self.running, None
         answerer, self._answerer = self._answerer, None
@@ -439,8 +498,16 @@ class Connection(protocol.Protocol):
         for exchange in aborted:
             if exchange is not running:
                 self.hub.over(exchange)
-        if answerer is not None and running is not over:
+        if answerer is not None and running not in over:
             answerer.aborted()
+
+    def _emptied(self) -> list[Exchange]:
+        """Drop what is unsent, under the lock; give the exchanges that other threads have ended."""
+        self._out.clear()
+        self.unsent = 0
+        over, self._over = self._over, []
+        self.changed.notify_all()
+        return over
 
     # Deadlines
 
@@ -454,17 +521,24 @@ class Connection(protocol.Protocol):
             return  # a call that is there will find nothing to do
         now = self.hub.reactor.seconds()
         if self._call is None:
-            self._call = self.hub.reactor.callLater(max(0.0, nearest - now), self._expire)
+            self._call = self.hub.reactor.callLater(max(0.0, nearest - now), _expire, self)
         elif self._call.getTime() > nearest:
             self._call.reset(max(0.0, nearest - now))
+
+    def _writes_in_time(self, now: float) -> bool:
+        """Do bytes leave? Closes the connection where they do not."""
+        if self._write_by > now:
+            return True
+        log.info("closed a connection: its client did not read the answer in time")
+        self._abort()
+        return False
 
     def _expire(self) -> None:
         self._call = None
         now = self.hub.reactor.seconds()
-        if self._write_by <= now:
-            log.info("closed a connection: its client did not read the answer in time")
-            self._abort()
-        elif self._deadline > now:
+        if not self._writes_in_time(now):
+            return
+        if self._deadline > now:
             self._alarm()
         elif self._waiting is not None:
             self._start(self._waiting)
@@ -484,3 +558,14 @@ class Connection(protocol.Protocol):
             self.transport.abortConnection()
         else:
             self.close(at_once=True)
+
+
+# Not the methods themselves: by then the connection may be of another class (tx_shared.py).
+
+
+def _flush(connection: Connection) -> None:
+    connection._flush()
+
+
+def _expire(connection: Connection) -> None:
+    connection._expire()

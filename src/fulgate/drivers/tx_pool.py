@@ -62,33 +62,45 @@ class PoolCarrier(Carrier):
                     if connection.deaf:
                         self._hub.reactor.callFromThread(connection.hear)
                     return data
-                if exchange.stdin_ended:
+                if exchange.stream_ended:
                     return b""
                 if not asked:
                     asked = True
-                    self._hub.reactor.callFromThread(connection.want, exchange)
+                    self._hub.reactor.callFromThread(self._want)
                 connection.changed.wait()
 
+    def _want(self) -> None:
+        self.connection.want(self.exchange)
+
     def send(self, exchange: Exchange, data: Buffer) -> None:
-        limit = self._hub.config.write_behind
         with self.connection.lock:
-            self.connection.put(exchange.send(data))
-            self.connection.schedule()
-            if self.connection.unsent > limit:
-                self._wait(limit // 2)
-            if exchange.aborted:
-                raise Aborted("the request was given up by the web server")
+            self._send(exchange, self.connection.pieces(data))
+
+    def _send(self, exchange: Exchange, pieces: list[Buffer]) -> None:
+        connection = self.connection
+        for piece in pieces:
+            connection.put(exchange, exchange.send(piece))
+            connection.schedule()
+            most = connection.most()
+            if connection.backlog(exchange) > most:
+                self._wait(exchange, most // 2)
+        if exchange.aborted:
+            raise Aborted("the request was given up by the web server")
 
     def finish(self, exchange: Exchange, data: Buffer = b"", app_status: int = 0) -> None:
-        with self.connection.lock:
-            self.connection.put(exchange.finish(data, app_status))
-            self.connection.wire.done(exchange)
-            self.connection.schedule(exchange)
-            self._wait(self._hub.config.write_behind)
+        connection = self.connection
+        with connection.lock:
+            *first, last = connection.pieces(data)
+            if first:
+                self._send(exchange, first)
+            connection.put(exchange, exchange.finish(last, app_status))
+            connection.wire.done(exchange)
+            connection.schedule(exchange)
+            self._wait(exchange, connection.most())
 
     def fail(self, exchange: Exchange) -> None:
         with self.connection.lock:
-            self.connection.put(exchange.fail())
+            self.connection.put(exchange, exchange.fail())
             self.connection.wire.done(exchange)
             self.connection.schedule(exchange)
 
@@ -96,19 +108,21 @@ class PoolCarrier(Carrier):
         with self.connection.lock:
             buffers = exchange.log(text)
             if buffers:
-                self.connection.put(buffers)
+                self.connection.put(exchange, buffers)
                 self.connection.schedule()
 
     def flush(self) -> None:
-        """Wait until all that was written has left, or the connection is closed."""
+        """Wait until all that was written for it has left, or the connection is closed."""
         connection = self.connection
         with connection.lock:
-            while (connection.unsent or connection.full) and not connection.closed:
+            self._wait(self.exchange, 0)
+            emptied = connection.emptied
+            while connection.full and connection.emptied == emptied and not connection.closed:
                 connection.changed.wait()
 
-    def _wait(self, enough: int) -> None:
+    def _wait(self, exchange: Exchange, enough: int) -> None:
         connection = self.connection
-        while connection.unsent > enough and not connection.closed:
+        while connection.backlog(exchange) > enough and not connection.closed:
             connection.changed.wait()
 
 

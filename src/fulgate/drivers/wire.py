@@ -27,61 +27,92 @@ import select
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from fulgate.config import Config
 from fulgate.drivers.outbox import Outbox
-from fulgate.drivers.poller import END, GONE, READ, WRITE, Poller
+from fulgate.drivers.phases import (
+    ARRIVED_AT_STOP,
+    ARRIVING,
+    CLOSING,
+    FOREVER,
+    HEARD_AT_STOP,
+    IDLE,
+    LINGER,
+    LINGER_PAUSE,
+    LINGER_TIME,
+    NEW,
+    RECEIVE,
+    RUNNING,
+    SHARED,
+    WAITING,
+    reset_at_close,
+)
+from fulgate.drivers.poller import END, GONE, POLLRDHUP, READ, WRITE, Poller
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
-from fulgate.exchange import Buffer, Carrier, Exchange, ServerProtocol
+from fulgate.exchange import Buffer, Carrier, Exchange, Reply, ServerProtocol
+from fulgate.listener import PassOn
+from fulgate.logs import request_line
 
-__all__ = ["APP", "ARMED", "FOREVER", "READING", "RECEIVE", "Hub", "Task", "Wire"]
+__all__ = ["APP", "ARMED", "READING", "Hub", "Task", "Wire"]
 
 log = logging.getLogger("fulgate")
+
+# On a connection with several requests: beyond it the peer does not read at all, and is not read.
+MOST_UNSENT: Final = 4 << 20
 
 # who may receive
 ARMED: Final = 0
 APP: Final = 1
 READING: Final = 2
 
-# what the deadline is for
-NEW: Final = 0  # accepted, nothing heard yet
-IDLE: Final = 1  # between requests
-ARRIVING: Final = 2  # a part of a request is here
-WAITING: Final = 3  # PARAMS are here, a small body is waited for
-RUNNING: Final = 4  # the application has it
-CLOSING: Final = 5  # the outbox goes, then the connection
-LINGER: Final = 6  # all is sent, the peer may still be sending
 
-FOREVER: Final = float("inf")
-LINGER_PAUSE: Final = 2.0  # seconds of silence after which a peer that does not close is closed
-LINGER_TIME: Final = 30.0  # seconds of lingering in all
-ARRIVED_AT_STOP: Final = 2.0  # seconds, for the rest of a request that has begun to arrive
-HEARD_AT_STOP: Final = 0.2  # seconds, for a new connection to say something when we stop
-RECEIVE: Final = 65536
+class Hub:
+    """What a connection needs of its driver.
 
-
-class Hub(Protocol):
-    """What a connection needs of its driver."""
+    No typing.Protocol: of a class mypyc knows where the attributes are.
+    """
 
     config: Config
+    # Of the configuration, what is asked for with each request.
+    queue: int
+    keep_alive: float
+    write_behind: int
     poller: Poller
     pending: deque[Task]
     stopping: bool
+    pass_on: PassOn | None  # idle connections go to another process
     next_scan: float
+    # What answers some requests at once, without a thread, by whoever polls.
+    aside: Callable[[Exchange], Reply | None] | None = None
 
-    def room(self) -> bool: ...  # may another request wait for a thread?
-    def alarm(self, deadline: float) -> None: ...
-    def blocking(self) -> None: ...  # the calling thread is about to block
-    def forget(self, connection: Wire) -> None: ...  # before its descriptor is closed
-    def ended(self, exchange: Exchange) -> None: ...  # for the access log; without a lock
+    def room(self) -> bool:
+        """May another request wait for a thread?"""
+        raise NotImplementedError
+
+    def alarm(self, deadline: float) -> None:
+        """Have the deadlines looked at, at this time at the latest."""
+        raise NotImplementedError
+
+    def blocking(self) -> None:
+        """The calling thread is about to block."""
+        raise NotImplementedError
+
+    def forget(self, connection: Wire) -> None:
+        """The connection is about to close its descriptor."""
+        raise NotImplementedError
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange has ended, for the access log; called without a lock."""
+        raise NotImplementedError
 
 
 class Wire(Carrier):
     """One accepted connection, of which nobody knows yet; `begin` is called next."""
 
-    def __init__(self, hub: Hub, sock: socket.socket, protocol: ServerProtocol) -> None:
+    def __init__(self, hub: Hub, sock: socket.SocketType, protocol: ServerProtocol) -> None:
         self.hub = hub
         self.sock = sock
         self.fd = sock.fileno()
@@ -97,6 +128,7 @@ class Wire(Carrier):
         self._registered = False
         self._armed = 0  # the mask that the poller has
         self._users = 0  # threads that wait for the descriptor, beside the owner of inbound
+        self._deaf = False  # we take nothing more, so that no request is lost when we close
         self._half_closed = 0.0  # when we shut our side, to linger
         self._unlogged: list[Exchange] = []  # ended here, to be logged outside the lock
 
@@ -130,7 +162,9 @@ class Wire(Carrier):
         if mask & READ and self.inbound == ARMED:
             if self._receive():
                 self._settle()
-        elif (mask & END and self.inbound == ARMED) or (mask & GONE and _is_gone(self.fd)):
+        elif (mask & END and self.inbound == ARMED and _has_ended(self.fd)) or (
+            mask & GONE and _is_gone(self.fd)
+        ):
             self._close()  # END: and there is no room for what it sent last
         self._arm(mask)
 
@@ -151,7 +185,9 @@ class Wire(Carrier):
         with self.lock:
             if self.closed or self.deadline > now:
                 return
-            if self.waiting is not None:
+            if self.phase == SHARED:
+                self._expire_beside(now)
+            elif self.waiting is not None:
                 self._start(self.waiting, now)
                 self._settle()
             else:
@@ -159,14 +195,20 @@ class Wire(Carrier):
                     log.info("closed a connection: its client did not read the answer in time")
                 elif self.phase == ARRIVING:
                     log.info("closed a connection: a request did not arrive in time")
+                elif self.phase <= IDLE:
+                    self._close_idle()
+                    return
                 self._close()
         if self._unlogged:
             self._log_ended()
 
     def watch(self) -> None:
-        """Have the poller look for aborts while the application runs; by the control thread."""
+        """Have the poller look for aborts while the request runs, or waits for a thread.
+
+        Called by the control thread.
+        """
         with self.lock:
-            if not self.closed and self.inbound == APP:
+            if not self.closed and self.inbound == APP and not self._deaf:
                 self.inbound = ARMED
                 self._arm()
 
@@ -188,15 +230,51 @@ class Wire(Carrier):
     def catch_up(self) -> None:
         """See whether the peer went while its request was queued; by the thread that runs it."""
         with self.lock:
-            if self.closed or self.inbound != APP:
+            if self.closed or self.inbound != APP or self._deaf:
                 return
             self._receive()
             self._settle()
+            if self.phase == SHARED:
+                self.hub.poller.wake()  # further requests may be queued, and nobody may know
         if self._unlogged:
             self._log_ended()
 
     def flush(self) -> None:
         """Wait until all that was written has left, or the connection is closed."""
+        raise NotImplementedError
+
+    # What `shared.py` adds, for a connection with several requests; all under the lock.
+
+    def _take_beside(self, moved: list[Exchange]) -> None:
+        """Act on what moved, where there are, or were, several requests."""
+        raise NotImplementedError
+
+    def _drop_aborted(self, moved: list[Exchange]) -> None:
+        """Forget what was written for requests that were aborted, and has not left."""
+        raise NotImplementedError
+
+    def _settle_beside(self) -> None:
+        raise NotImplementedError
+
+    def _expire_beside(self, now: float) -> None:
+        raise NotImplementedError
+
+    def _flush_beside(self) -> None:
+        raise NotImplementedError
+
+    def _give_up(self, exchange: Exchange, status: str) -> None:
+        """End one request before its time: with this answer, or as a broken one."""
+        raise NotImplementedError
+
+    def _leave_lane(self, exchange: Exchange) -> None:
+        """A request is over; what was written for it may still be on its way."""
+        raise NotImplementedError
+
+    def _close_beside(self, aborted: list[Exchange]) -> None:
+        raise NotImplementedError
+
+    def _has_come(self) -> bool:
+        """Is this end one that we have made, and do requests go on?"""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -211,9 +289,10 @@ class Wire(Carrier):
     def _take(self, data: bytes) -> None:
         """Feed the protocol; b"" is the peer's end."""
         if not data:
-            self._close()
+            if not self._has_come():
+                self._close()
             return
-        if self.phase >= CLOSING:
+        if self.phase >= CLOSING and self.phase != SHARED:
             return  # what comes now is discarded
         protocol = self.protocol
         try:
@@ -224,10 +303,15 @@ class Wire(Carrier):
             return
         if protocol.out:
             # First: the end of an aborted request goes before the answer to one that has its id.
+            if self.phase == SHARED:
+                self._drop_aborted(moved)  # nothing of it may follow its end
             owed = protocol.out
             protocol.out = []
             with contextlib.suppress(Aborted):
                 self._write(owed)
+        if protocol.shared:
+            self._take_beside(moved)
+            return
         for exchange in moved:
             if self.closed:
                 return  # `_close` has seen to them
@@ -244,12 +328,17 @@ class Wire(Carrier):
             self.phase = IDLE
             if running:
                 self.running = None
+                if exchange.leaving:
+                    self._unlogged.append(exchange)
             else:
                 self.waiting = None
                 self._unlogged.append(exchange)
         elif running:
-            return  # its thread finds what came when it asks
+            # Its thread finds what came when it asks, and when it has answered nobody does.
+            if exchange.leaving:
+                exchange.take()
         elif exchange.refused is not None:
+            log.warning("%s: %s", exchange.refused.status, exchange.refused)
             self._refuse(exchange, exchange.refused.status)
         elif exchange.params_ended:
             now = monotonic()
@@ -274,7 +363,12 @@ class Wire(Carrier):
         """Queue the exchange for a thread, or shed it when the queue is full."""
         hub = self.hub
         exchange.began = now
-        if len(hub.pending) >= hub.config.queue and not hub.room():
+        if hub.aside is not None:
+            reply = hub.aside(exchange)
+            if reply is not None:
+                self._answer(exchange, reply)
+                return
+        if len(hub.pending) >= hub.queue and not hub.room():
             self._refuse(exchange, "503 Service Unavailable", [("Retry-After", "1")])
             return
         self.waiting = None
@@ -283,11 +377,24 @@ class Wire(Carrier):
         self.deadline = FOREVER
         hub.pending.append((self, exchange))
 
+    def _answer(self, exchange: Exchange, reply: Reply) -> None:
+        """Send a whole answer of the server's own, and let the connection go on."""
+        self._is_over(exchange)
+        length = str(len(reply.body))
+        kind = [("Content-Type", reply.type), ("Content-Length", length)]
+        exchange.start(reply.status, [*kind, ("Cache-Control", "no-store")])
+        bodiless = exchange.params.get("REQUEST_METHOD") == "HEAD"
+        with contextlib.suppress(Aborted):
+            self._write(exchange.finish(b"" if bodiless else reply.body))
+        self.protocol.done(exchange)
+        if not self.closed and self.protocol.closing and self.phase != SHARED:
+            self._finish_closing(exchange)
+        self._unlogged.append(exchange)
+
     def _refuse(
         self, exchange: Exchange, status: str, headers: list[tuple[str, str]] | None = None
     ) -> None:
-        self.waiting = None
-        self.phase = IDLE
+        self._is_over(exchange)
         if exchange.refused is None:
             exchange.refused = LimitExceeded(status, "too many requests wait for a thread")
         if not exchange.began:
@@ -295,9 +402,17 @@ class Wire(Carrier):
         with contextlib.suppress(Aborted):
             self._write(exchange.refuse(status, headers))
         self.protocol.done(exchange)
-        if not self.closed and self.protocol.closing:
+        if not self.closed and self.protocol.closing and self.phase != SHARED:
             self._finish_closing(exchange)
         self._unlogged.append(exchange)
+
+    def _is_over(self, exchange: Exchange) -> None:
+        """A request is answered by the server itself."""
+        if self.phase == SHARED:
+            self._leave_lane(exchange)
+        else:
+            self.waiting = None
+            self.phase = IDLE
 
     def _end(self, exchange: Exchange) -> None:
         """The answer is complete, or broken: let the connection go on, or close it.
@@ -315,7 +430,7 @@ class Wire(Carrier):
         self._settle()
 
     def _finish_closing(self, exchange: Exchange) -> None:
-        self.phase = CLOSING if exchange.stdin_ended or exchange.broken else LINGER
+        self.phase = CLOSING if exchange.input_ended or exchange.broken else LINGER
         if not self.outbox.size:  # else the deadline is that of writing
             self.deadline = FOREVER
 
@@ -325,7 +440,7 @@ class Wire(Carrier):
             self.inbound = ARMED
             self._release_descriptor()
             return
-        if self.running is not None:
+        if self.running is not None and not self.running.leaving:
             # Alone on its connection, so that its thread may pull the body itself.
             self.inbound = APP
             if self.outbox.size:
@@ -337,7 +452,7 @@ class Wire(Carrier):
                 self._settle_closing()
             elif self.protocol.idle:
                 self._settle_idle()
-            elif phase != WAITING and phase != ARRIVING:
+            elif phase != WAITING and phase != ARRIVING and self.running is None:
                 self.phase = ARRIVING
                 limit = self.hub.config.arrival_timeout or FOREVER
                 if self.hub.stopping:
@@ -349,19 +464,92 @@ class Wire(Carrier):
         hub = self.hub
         if self.outbox.size:
             return  # its deadline is that of writing
+        if hub.pass_on is not None and self._leave(hub.pass_on):
+            return
         if self.phase == NEW:
             limit = HEARD_AT_STOP if hub.stopping else hub.config.arrival_timeout
-        elif hub.stopping:
-            self._close()
+        elif hub.stopping or self._deaf:
+            self._close_idle()
             return
         else:
             self.phase = IDLE
-            limit = hub.config.keep_alive
+            limit = hub.keep_alive
         self.deadline = deadline = monotonic() + (limit or FOREVER)
         if deadline < hub.next_scan:
             hub.alarm(deadline)
 
+    def _close_idle(self) -> None:
+        """Close between requests; what the web server has just written is still served.
+
+        On a Unix socket its writes fail from here on, and what it wrote before can be read.
+        """
+        if not self._deaf and self.sock.family == socket.AF_UNIX:
+            self._deaf = True
+            try:
+                self.sock.shutdown(socket.SHUT_RD)
+            except OSError:
+                self._close()
+                return
+            while (
+                not self.closed
+                and self.running is None
+                and self.phase != SHARED
+                and self._receive()
+            ):
+                pass
+            if self.running is not None or self.phase == SHARED:
+                self._settle()
+                self.hub.poller.wake()  # a thread has to take it
+                return
+        self._close()
+
+    def _leave(self, pass_on: PassOn) -> bool:
+        """Give the connection to another process, which takes what the peer sends next."""
+        if self._users or self._deaf:
+            return False
+        try:
+            copy = socket.fromfd(self.fd, self.sock.family, self.sock.type)
+        except OSError:
+            return False  # no descriptor to be had: it is tried again
+        self.closed = True
+        self.deadline = FOREVER
+        self._unregister()
+        pass_on(copy, self.protocol.name)
+        self.hub.forget(self)
+        self._release_descriptor()
+        return True
+
+    def time_out(self, exchange: Exchange) -> None:
+        """The application takes too long: answer 504, or break the answer.
+
+        Called by the control thread.
+        """
+        with self.lock:
+            if self.closed or exchange.aborted or exchange.ended:
+                return
+            if self.phase == SHARED:
+                self._give_up(exchange, "504 Gateway Timeout")
+                return
+            if self.running is not exchange:
+                return
+            with contextlib.suppress(Aborted):
+                if exchange.head_sent:
+                    self._write(exchange.fail())
+                else:
+                    self._write(exchange.refuse("504 Gateway Timeout"))
+            exchange.aborted = True  # what its thread does from now on raises Aborted
+            if not self.closed:
+                self.protocol.done(exchange)
+                self.running = None
+                self.inbound = ARMED
+                self.phase = CLOSING
+                self._settle_closing()
+                self._arm()
+
     def _settle_closing(self) -> None:
+        if self.phase == SHARED:
+            self._settle_beside()
+            return
         if self.outbox.size:
             return  # `_flush` comes back here
         if self.phase != LINGER:
@@ -385,7 +573,7 @@ class Wire(Carrier):
 
     def _set_write_deadline(self) -> None:
         # That of a request that arrives, or whose body is waited for, stays: it is the nearer one.
-        if self.phase != ARRIVING and self.phase != WAITING:
+        if self.phase != ARRIVING and self.phase != WAITING and self.phase != SHARED:
             self._set_deadline(monotonic() + (self.hub.config.send_timeout or FOREVER))
 
     def _write(self, buffers: list[Buffer]) -> None:
@@ -414,9 +602,19 @@ class Wire(Carrier):
 
     def _flush(self) -> None:
         """Send from the outbox what the socket takes; a peer that is gone closes the connection."""
+        if self.phase == SHARED:
+            self._flush_beside()
+            return
         outbox = self.outbox
         try:
             progress = outbox.send(self.sock)
+            if outbox.left:
+                self._files_left()
+                outbox.send(self.sock)
+                if self.inbound == ARMED:
+                    self._settle()
+                    if self.closed:
+                        return
         except OSError:
             self._close()
             return
@@ -431,6 +629,27 @@ class Wire(Carrier):
             elif self.protocol.idle:
                 self._settle_idle()
 
+    def _files_left(self) -> None:
+        """End the answers whose files have left, or were too short."""
+        outbox = self.outbox
+        left, outbox.left = outbox.left, []
+        for file in left:
+            exchange = file.exchange
+            if file.short:
+                log.error("%s: a file was cut off while it was sent", request_line(exchange))
+            for data in exchange.fail() if file.short else exchange.finish():
+                outbox.put(data)
+            self.protocol.done(exchange)
+            if exchange.leaving:
+                self._unlogged.append(exchange)
+            if self.phase == SHARED:
+                self._leave_lane(exchange)
+                continue
+            self.running = None
+            self.phase = IDLE
+            if self.protocol.closing:
+                self._finish_closing(exchange)
+
     def _arm(self, reported: int = 0) -> None:
         """Tell the poller what we wait for: the peer's next bytes, room to write, its end.
 
@@ -443,12 +662,13 @@ class Wire(Carrier):
         mask = WRITE if unsent and not self._users else 0
         if self.inbound == ARMED:
             running = self.running
-            if (not unsent or unsent <= self.hub.config.write_behind) and (
+            if (not unsent or unsent <= self.hub.write_behind) and (
                 running is None or running.body_size <= self.hub.config.body_buffer
             ):
                 mask |= READ
             else:
-                mask |= END
+                # Where there are several requests none may keep us from hearing of the others.
+                mask |= READ if self.phase == SHARED and unsent <= MOST_UNSENT else END
         armed = self._armed
         if mask == armed or not (mask & ~armed or reported & armed & ~mask):
             return
@@ -470,18 +690,27 @@ class Wire(Carrier):
         self.closed = True
         self.deadline = FOREVER
         aborted = self.protocol.eof()
-        for exchange in aborted:
-            if exchange is not self.running:
-                self._unlogged.append(exchange)
+        if self.phase == SHARED:
+            self._close_beside(aborted)
+        else:
+            for exchange in aborted:
+                if exchange is not self.running or exchange.leaving:
+                    self._unlogged.append(exchange)
         self.running = self.waiting = None
         self.outbox.clear()
+        self._unregister()
+        if self.protocol.reset:
+            reset_at_close(self.sock)
+        if self._users or self.inbound == READING:  # who waits is to see it, and closes
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        self.hub.forget(self)
+        self._release_descriptor()
+
+    def _unregister(self) -> None:
         if self._registered:
             with contextlib.suppress(OSError):
                 self.hub.poller.unregister(self.fd)
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.hub.forget(self)
-        self._release_descriptor()
 
     def _release_descriptor(self) -> None:
         if not self._users and self.inbound != READING:
@@ -491,6 +720,17 @@ class Wire(Carrier):
         ended, self._unlogged = self._unlogged, []
         for exchange in ended:
             self.hub.ended(exchange)
+            if exchange.leaving:
+                exchange.params = {}  # as its thread would have done
+
+
+def _has_ended(fd: int) -> bool:
+    """Ask for the peer's end again, for the same reason as `_is_gone`, where the system tells."""
+    if not POLLRDHUP:
+        return True
+    poll = select.poll()
+    poll.register(fd, POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _is_gone(fd: int) -> bool:

@@ -5,11 +5,37 @@ from __future__ import annotations
 import os
 import threading
 from time import perf_counter
+from typing import Protocol
 
 from fulgate.drivers.lead import Sample
-from fulgate.drivers.wire import Task
+from fulgate.drivers.wire import Wire
+from fulgate.exchange import Exchange
 
-__all__ = ["Worker"]
+__all__ = ["Cell", "Score", "Worker"]
+
+
+class Cell(Protocol):
+    """Where a thread keeps what it runs and has run. `now` is of time.monotonic()."""
+
+    @property
+    def number(self) -> int: ...  # of the request that runs
+    def begin(self, now: float) -> None: ...
+    def tell(self, exchange: Exchange, number: int) -> None: ...
+    def end(self, exchange: Exchange, now: float) -> None: ...
+    def open(self, now: float) -> None: ...  # as `begin`, of what may last: a WebSocket
+    def note(self, exchange: Exchange, lasted: float) -> None: ...  # that it has failed
+    def add(self, exchange: Exchange, now: float, began: float) -> None: ...  # only count it
+
+
+class Score(Protocol):
+    """Where a driver keeps what it does: the process's place on a scoreboard."""
+
+    def thread(self) -> Cell | None: ...
+    def connected(self, connections: int) -> None: ...  # tell how many there are, at once
+    def ahead(self) -> bool: ...  # has another process clearly fewer of them?
+    def tell(
+        self, connections: int, queued: int, accepted: int, refused: int, dropped: int
+    ) -> None: ...
 
 
 class Worker:
@@ -18,8 +44,14 @@ class Worker:
     def __init__(self) -> None:
         self.parked = threading.Lock()  # released by whoever has something for it
         self.parked.acquire()
-        self.task: Task | None = None
-        self.seen: Task | None = None  # the control thread's: the task at the last tick
+        self.exchange: Exchange | None = None  # what it runs; and for which connection,
+        self.connection: Wire | None = None  # set before that
+        self.seen: Exchange | None = None  # the control thread's: the exchange at the last tick
+        self.cell: Cell | None = None
+        self.told: Exchange | None = None  # the control thread's: what it has told the cell of
+        self.slow: Exchange | None = None  # the control thread's: what it has told to be slow
+        self.late: Exchange | None = None  # and what had more than its time
+        self.began = 0.0  # when what it runs began
         self.requests = 0
         self.polled = 0.0  # seconds in the poll
         self.thread: threading.Thread | None = None
@@ -28,6 +60,17 @@ class Worker:
     @property
     def ident(self) -> int | None:
         return self.thread.ident if self.thread else None
+
+    def tell(self, exchange: Exchange) -> None:
+        """Have the cell say which request runs, once; by the control thread."""
+        cell = self.cell
+        if cell is None or self.told is exchange:
+            return
+        self.told = exchange
+        number = cell.number
+        # Not over when we looked: so the number was this one's.
+        if self.exchange is exchange and not exchange.ended and not exchange.aborted:
+            cell.tell(exchange, number)
 
     def sample(self) -> Sample | None:
         """Give the thread's counters, or None where the kernel does not tell."""

@@ -77,8 +77,8 @@ class Pieces:
             once = self._environ.get("wsgi.run_once")
             kind = server.cgirequest_class if once else server.request_class
             request = kind(server, self._environ, self._noting(self._plain_start))
-            protocol_status, _ = server.handler(request)
-            if protocol_status and not self._sent:
+            statuses = server.handler(request)
+            if statuses and statuses[0] and not self._sent:
                 self._plain_start("503 Service Unavailable", [])
         except BaseException as error:
             self._failed(error)

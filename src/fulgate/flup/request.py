@@ -81,7 +81,7 @@ class Request:
         self, server: Any, environ: dict[str, Any], start_response: Start, exc_info: Any = None
     ) -> None:
         self.server = server
-        self.params = environ
+        self.params = self.environ = environ  # by FastCGI's name, and by that of SCGI and AJP
         self.role = server.roles[0] if server.roles else 1
         self.stdin = environ["wsgi.input"]
         self.stdout = OutputStream(start_response, exc_info)

@@ -7,6 +7,7 @@ and its bytes, into the exchange.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,13 +15,15 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from fulgate.cgi import repair
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange, Headers
 from fulgate.gateways.head import check_length, check_name, check_status, check_value
+from fulgate.gateways.trampoline import deferred_of
 from fulgate.logs import request_line
 
 __all__ = ["ResourceGateway"]
@@ -52,7 +55,55 @@ class MountedSite(Site):
         if count and b"/" + b"/".join(request.postpath[:count]) == mount:
             request.prepath = request.postpath[:count]
             del request.postpath[:count]
-        return super().getResourceFor(request)
+        return _Awaited(super().getResourceFor(request))
+
+
+class _Awaited:
+    """A resource whose render methods may be coroutines: what they give is the rest of the body."""
+
+    def __init__(self, resource: Any) -> None:
+        self._resource = resource
+
+    def render(self, request: Any) -> Any:
+        body = self._resource.render(request)
+        if not inspect.iscoroutine(body):
+            return body
+        running = deferred_of(body)
+        request.notifyFinish().addErrback(lambda reason: running.cancel())
+        running.addCallback(_ended, request).addErrback(_failed, request)
+        return NOT_DONE_YET
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._resource, name)
+
+
+def _ended(result: Any, request: Any) -> None:
+    """Send what a coroutine has returned, and end the answer, unless it has ended already."""
+    if result is NOT_DONE_YET or _is_over(request):
+        return
+    if result is not None and not isinstance(result, bytes):
+        raise TypeError(f"a coroutine gives the body as bytes, not {type(result).__name__}")
+    if result and not request.startedWriting:
+        request.setHeader(b"content-length", b"%d" % len(result))
+    request.write(result or b"")
+    request.finish()
+
+
+def _failed(failure: Any, request: Any) -> None:
+    over = _is_over(request)
+    if not over and not request.startedWriting:
+        request.processingFailed(failure)
+        return
+    if not over or not failure.check(CancelledError):
+        error = (failure.type, failure.value, failure.getTracebackObject())
+        uri = request.uri.decode("latin-1")
+        log.error("%s: the coroutine raised after its answer began", uri, exc_info=error)
+    if not over:
+        request.loseConnection()  # Twisted would end the answer with a page about the error
+
+
+def _is_over(request: Any) -> bool:
+    return bool(request.finished or request._disconnected)
 
 
 class Channel:
@@ -116,7 +167,7 @@ class Channel:
             self._line.refuse(exchange, status)
             self._gateway.over(exchange)
             return
-        if data := exchange.take():
+        while data := exchange.take():  # a piece at a time, of what is in a file
             self._request.handleContentChunk(data)
         if exchange.stdin_ended:
             self._receive()

@@ -31,14 +31,13 @@ class Input:
     raise Aborted when the web server gives the request up.
     """
 
-    __slots__ = ("_at", "_carrier", "_data", "_ended", "_exchange")
+    _data = b""  # received, and read up to `_at`
+    _at = 0
+    _ended = False
 
     def __init__(self, exchange: Exchange, carrier: Carrier) -> None:
         self._exchange = exchange
         self._carrier = carrier
-        self._data = b""  # received, and read up to `_at`
-        self._at = 0
-        self._ended = False
 
     def _receive(self) -> bytes:
         """Give the next piece, once all of `_data` was read; b"" at the end, again and again."""
@@ -144,22 +143,21 @@ class Errors:
     Control characters are escaped. With `stderr` each line goes to the web server's log too.
     """
 
-    __slots__ = ("_carrier", "_exchange", "_text")
+    unfinished = ""  # a line without its end
 
     def __init__(self, exchange: Exchange | None, carrier: Carrier) -> None:
         self._exchange = exchange  # None unless lines go to the web server too
         self._carrier = carrier
-        self._text = ""  # a line without its end
 
     def write(self, text: str) -> int:
         """Take text; complete lines are logged at once."""
         if not isinstance(text, str):
             raise TypeError(f"wsgi.errors takes str, not {type(text).__name__}")
-        lines = (self._text + text).split("\n")
-        self._text = lines.pop()
+        lines = (self.unfinished + text).split("\n")
+        self.unfinished = lines.pop()
         for line in lines:
             self._log(line)
-        if len(self._text) > LINE_LIMIT:
+        if len(self.unfinished) > LINE_LIMIT:
             self.flush()
         return len(text)
 
@@ -170,9 +168,9 @@ class Errors:
 
     def flush(self) -> None:
         """Log an unfinished line as it is."""
-        text = self._text
+        text = self.unfinished
         if text:
-            self._text = ""
+            self.unfinished = ""
             self._log(text)
 
     def _log(self, line: str) -> None:

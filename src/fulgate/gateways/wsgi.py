@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Final
 from fulgate.cgi import repair
 from fulgate.errors import Aborted, LimitExceeded
 from fulgate.exchange import Carrier, Exchange, Headers
+from fulgate.gateways.files import stretch
 from fulgate.gateways.head import (
     ANY_BODY,
     CONTENT_LENGTH,
@@ -25,7 +27,7 @@ from fulgate.gateways.head import (
 from fulgate.gateways.streams import Errors, FileWrapper, Input, printable, to_stderr
 from fulgate.logs import request_line
 
-__all__ = ["WSGI", "Application"]
+__all__ = ["WSGI", "Application", "exit_status"]
 
 logger = logging.getLogger("fulgate")
 
@@ -35,30 +37,23 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 # Several chunks of a list are joined to one answer up to this many bytes.
 JOIN_BELOW: Final = 65536
 
+# A file this small is read, and leaves with the head: cheaper than a descriptor of its own.
+READ_BELOW: Final = 65536
+
 
 class Answer:
     """The application's answer to one exchange: start_response and what follows from it."""
 
-    __slots__ = (
-        "_bodiless",
-        "_carrier",
-        "_cut",
-        "_errors",
-        "_exchange",
-        "_left",
-        "_length",
-        "_status_body",
-    )
+    _status_body = ANY_BODY
+    _bodiless = False
+    _length = -1  # what the application's Content-Length says
+    _left = -1  # of it; -1 when there is nothing to count
+    _cut = False  # there was more
 
     def __init__(self, exchange: Exchange, carrier: Carrier, errors: Errors) -> None:
         self._exchange = exchange
         self._carrier = carrier
         self._errors = errors
-        self._status_body = ANY_BODY
-        self._bodiless = False
-        self._length = -1  # what the application's Content-Length says
-        self._left = -1  # of it; -1 when there is nothing to count
-        self._cut = False  # there was more
 
     def start_response(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None
@@ -77,15 +72,17 @@ class Answer:
                 exc_info = None  # no cycle through this frame
         elif exchange.status:
             raise RuntimeError("start_response was called again without exc_info")
-        body = known_statuses.get(status)
-        if body is None:
+        try:
+            body = known_statuses[status]
+        except KeyError:
             body = check_status(status)
         if not isinstance(headers, list):
             raise TypeError(f"the headers are not a list, but {type(headers).__name__}")
         length = -1
         for name, value in headers:
-            kind = known_names.get(name)
-            if kind is None:
+            try:
+                kind = known_names[name]
+            except KeyError:
                 kind = check_name(name)
             if type(value) is not str or not (value.isascii() and value.isprintable()):
                 check_value(name, value)
@@ -146,11 +143,12 @@ class Answer:
                 data = data[: self._left]
             self._left -= len(data)
             if self._left:
-                self._too_short(data)
+                self._too_short()
                 return
         elif not exchange.head_sent and not self._status_body:
             exchange.headers.append(("Content-Length", str(len(data))))
-        self._errors.flush()  # while there still is a way to the web server's log
+        if self._errors.unfinished:
+            self._errors.flush()  # while there still is a way to the web server's log
         self._carrier.finish(exchange, data, app_status)
         if self._cut:
             logger.error(
@@ -158,7 +156,7 @@ class Answer:
                 request_line(exchange), self._length,
             )  # fmt: skip
 
-    def _too_short(self, data: bytes) -> None:
+    def _too_short(self) -> None:
         exchange = self._exchange
         logger.error(
             "%s: the body is %d bytes shorter than its Content-Length of %d",
@@ -183,6 +181,8 @@ class Answer:
                 raise TypeError(f"a piece of the body is not bytes, but {type(data).__name__}")
             self.finish(data)
             return
+        if type(result) is FileWrapper and self._file(result):
+            return
         for piece in result:
             self.write(piece)
             if self._cut:
@@ -203,8 +203,43 @@ class Answer:
             self.write(piece)
         self.finish(pieces[-1])
 
+    def _file(self, wrapper: FileWrapper) -> bool:
+        """Send the rest of a regular file; False when it has to be read piece by piece.
+
+        As much of it as Content-Length says, where that is there.
+        """
+        exchange = self._exchange
+        part = stretch(wrapper.file)
+        if part is None or not exchange.status or exchange.refused is not None:
+            return False
+        size = part.size
+        if self._length < 0 and not self._status_body and not exchange.head_sent:
+            exchange.headers.append(("Content-Length", str(size)))
+            self._length = size
+            self._left = -1 if self._bodiless else size
+        elif 0 <= self._left < size:
+            size = self._left
+        if self._bodiless:
+            self.finish(b"")
+        elif size < self._left:
+            self._left -= size
+            self._too_short()
+        elif size <= READ_BELOW:
+            self.finish(wrapper.file.read(size))
+        elif self._carrier.sends_files and exchange.frame_size:
+            try:
+                fd = os.dup(part.fd)
+            except OSError:
+                return False
+            self._errors.flush()
+            self._carrier.finish_file(exchange, fd, part.offset, size)
+        else:
+            return False
+        return True
+
     def aborted(self) -> bool:
         """`fulgate.aborted`: did the web server give the request up?"""
+        self._carrier.look(self._exchange)
         return self._exchange.aborted
 
     def after(self, function: Callable[[], object]) -> None:
@@ -273,15 +308,19 @@ class WSGI:
         environ["fulgate.after"] = answer.after
         try:
             result = self._app(environ, answer.start_response)
-            try:
+            if type(result) is list:  # what has nothing to close
                 answer.body(result)
-            finally:
-                close = getattr(result, "close", None)
-                if close is not None:
-                    close()
+            else:
+                try:
+                    answer.body(result)
+                finally:
+                    close = getattr(result, "close", None)
+                    if close is not None:
+                        close()
         except BaseException as error:  # SystemExit in an application does not end the server
             self._failed(exchange, carrier, error)
-        errors.flush()
+        if errors.unfinished:
+            errors.flush()
 
     # What goes wrong
 
@@ -301,9 +340,10 @@ class WSGI:
             logger.debug("%s: aborted by the web server", request_line(exchange))
         else:
             self._log_traceback(exchange, carrier, error)
-        self._end(exchange, carrier, "500 Internal Server Error", _exit_status(error))
+        self._end(exchange, carrier, "500 Internal Server Error", exit_status(error))
 
     def _log_traceback(self, exchange: Exchange, carrier: Carrier, error: BaseException) -> None:
+        exchange.error = type(error).__name__
         logger.error("%s: the application raised", request_line(exchange), exc_info=error)
         if self._stderr:
             text = "".join(traceback.format_exception(error))
@@ -344,7 +384,7 @@ def _is_aborted(error: BaseException) -> bool:
     return False
 
 
-def _exit_status(error: BaseException) -> int:
+def exit_status(error: BaseException) -> int:
     """Give the appStatus that a process would have ended with."""
     if isinstance(error, SystemExit):
         code = error.code

@@ -11,18 +11,25 @@ from dataclasses import dataclass, field
 from fulgate.migrate.source import Source
 
 __all__ = [
+    "AJP",
+    "AJP_FORK",
     "CGI",
     "FCGI",
     "FORK",
     "PROCESSES",
+    "SCGI",
+    "SCGI_FORK",
     "SINGLE",
     "Arguments",
+    "Given",
     "Untranslatable",
     "arguments_of",
     "bind",
     "named",
     "number",
     "quote",
+    "restrict",
+    "speak",
     "take",
     "value_of",
     "without",
@@ -38,7 +45,26 @@ SINGLE = (
     "application", "environ", "bindAddress", "umask", "multiplexed", "debug", "roles", "forceCGI",
 )  # fmt: skip
 FORK = (*SINGLE, "timeout")
+SCGI = (
+    "application", "scriptName", "environ", "multithreaded", "multiprocess", "bindAddress", "umask",
+    "allowedServers", "loggingLevel", "debug",
+)  # fmt: skip
+SCGI_FORK = (
+    "application", "scriptName", "environ", "bindAddress", "umask", "allowedServers",
+    "loggingLevel", "debug", "timeout",
+)  # fmt: skip
+AJP = tuple(name for name in SCGI if name != "umask")
+AJP_FORK = tuple(name for name in SCGI_FORK if name != "umask")
 CGI = ("application",)
+
+# What is spoken where it is not FastCGI, and where a server is that is not told.
+SPOKEN = {
+    SCGI: ("scgi", "tcp:localhost:4000"),
+    SCGI_FORK: ("scgi", "tcp:localhost:4000"),
+    AJP: ("ajp", "tcp:localhost:8009"),
+    AJP_FORK: ("ajp", "tcp:localhost:8009"),
+}
+FORKED = {FORK: "fcgi_fork", SCGI_FORK: "scgi_fork", AJP_FORK: "ajp_fork"}
 
 EVERYBODY = '("0.0.0.0/0", "::/0")'
 SPARES = "has no counterpart: all threads are started at once"
@@ -49,7 +75,8 @@ DROPPED = {
     "maxChildren": PROCESSES,
     "maxRequests": PROCESSES,
     "timeout": PROCESSES,
-    "multiplexed": "has no counterpart yet: one request at a time on a connection",
+    "multiplexed": "is not needed: several requests at once on a connection are served",
+    "loggingLevel": "has no counterpart: the level of the logger `fulgate` is set by logging",
     "debug": "has no counterpart: a traceback goes to the log, never to the client",
     "multiprocess": "has no counterpart: environ says what is the case",
 }
@@ -122,12 +149,50 @@ def arguments_of(source: Source, call: ast.Call, names: Sequence[str]) -> Argume
     node, application = given.pop("application")
     made.texts[""] = source.get(application)
     made.nodes[""] = node
+    allowed = given.pop("allowedServers", None)
+    script_name = given.pop("scriptName", None)
     take(source, made, given)
-    if names in (FORK, SINGLE):
+    if names in SPOKEN:
+        protocol, default = SPOKEN[tuple(names)]
+        speak(made, protocol, default)
+        restrict(source, made, allowed, script_name)
+    elif allowed is not None or script_name is not None:
+        raise Untranslatable(call, "it has an argument of another server's")
+    if names == SINGLE or names in FORKED:
         made.texts["threads"] = "1"  # such an application may never have met a second thread
-        if names == FORK:
-            made.notes.append((call, f"fcgi_fork {PROCESSES}"))
+        if names != SINGLE:
+            made.notes.append((call, f"{FORKED[tuple(names)]} {PROCESSES}"))
     return made
+
+
+def speak(made: Arguments, protocol: str, default: str = "") -> None:
+    """Have the endpoint, or else `default`, say what is spoken there: "scgi", "ajp"."""
+    made.texts["bind"] = f'"{protocol}+' + made.texts.get("bind", quote(default))[1:]
+
+
+def restrict(
+    source: Source,
+    made: Arguments,
+    allowed: tuple[ast.AST, ast.expr] | None,
+    script_name: tuple[ast.AST, ast.expr] | None,
+) -> None:
+    """Translate what only servers of SCGI and AJP are told. Raises Untranslatable."""
+    if allowed is not None:
+        node, value = allowed
+        servers = value_of(source, value)
+        if servers is not None:
+            if not isinstance(servers, (list, tuple)) or not servers:
+                raise Untranslatable(node, "allowedServers is no list of addresses")
+            names = ", ".join(quote(str(server)) for server in servers)
+            made.texts["allowed_clients"] = f"({names}{',' if len(servers) == 1 else ''})"
+            made.notes = [note for note in made.notes if "everybody can connect" not in note[1]]
+    if script_name is not None:
+        node, value = script_name
+        name = value_of(source, value)
+        if name is None:
+            made.texts["path"] = '"cgi"'
+        elif str(name).strip("/"):
+            made.texts["script_name"] = quote("/" + str(name).strip("/"))
 
 
 def take(source: Source, made: Arguments, given: Given) -> None:

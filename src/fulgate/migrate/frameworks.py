@@ -11,11 +11,14 @@ from collections.abc import Callable
 from fulgate.migrate.arguments import (
     PROCESSES,
     Arguments,
+    Given,
     Untranslatable,
     bind,
     named,
     number,
     quote,
+    restrict,
+    speak,
     take,
     value_of,
 )
@@ -32,6 +35,11 @@ PASTE = (
     "wsgi_app", "global_conf", "host", "port", "socket", "umask", "multiplexed", "debug",
     "minSpare", "maxSpare",
 )  # fmt: skip
+PASTE_OVER_TCP = (
+    "wsgi_app", "global_conf", "scriptName", "host", "port", "allowedServers", "debug",
+    "minSpare", "maxSpare",
+)  # fmt: skip
+PORTS = {"scgi": 4000, "ajp": 8009}
 EMPTY = [ast.dump(node) for node in (ast.Constant(None), ast.List([], ast.Load()))]
 
 
@@ -99,12 +107,17 @@ def django(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
         name, equals, said = text.partition("=")
         given[name.lower()] = ast.Constant(said if equals else True)
     values = {name: value_of(source, node) for name, node in given.items()}
-    if values.pop("protocol", "fcgi") != "fcgi":
-        raise Untranslatable(call, "SCGI and AJP are not served yet")
+    protocol = str(values.pop("protocol", None) or "fcgi")
+    if protocol not in ("fcgi", *PORTS):
+        raise Untranslatable(call, f"the protocol {protocol} is unknown")
     bound = {name: given[name] for name in ("host", "port", "socket") if values.pop(name, None)}
     if bound.keys() not in ({"host", "port"}, {"socket"}, set()):
         raise Untranslatable(call, "host and port belong together, without a socket")
+    if not bound and protocol != "fcgi":
+        raise Untranslatable(call, f"{protocol} wants host and port, or a socket")
     bind(source, made, call, **bound)
+    if protocol != "fcgi":
+        speak(made, protocol)
     method = str(values.pop("method", "prefork"))
     if method in ("thread", "threaded"):
         if values.pop("maxchildren", None):
@@ -134,15 +147,7 @@ def _words(source: Source, node: ast.expr | None) -> list[str]:
 
 
 def paste(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
-    fork = source.dotted(call.func)[0].endswith("_fork")
-    more = ("maxChildren", "maxRequests") if fork else ("maxThreads",)
-    given = named(call, (*PASTE, *more))
-    if "wsgi_app" not in given:
-        raise Untranslatable(call, "it has no application")
-    made = Arguments({"": source.get(given.pop("wsgi_app")[1])})
-    node, conf = given.pop("global_conf", (call, None))
-    if conf is not None and not (isinstance(conf, ast.Dict) and not conf.keys):
-        made.drop(node, "global_conf", "was asked for debug only")
+    made, given = _paste(source, call, PASTE)
     where = {name: given.pop(name)[1] for name in ("host", "port", "socket") if name in given}
     where = {
         name: value
@@ -151,11 +156,57 @@ def paste(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
     }
     umask = given.pop("umask", (call, None))[1]
     bind(source, made, call, umask=umask, **where)
-    take(source, made, given)
-    if fork:
-        made.texts["threads"] = "1"
-        made.notes.append((call, f"run_fcgi_fork {PROCESSES}"))
+    _paste_rest(source, call, made, given)
     return made, []
+
+
+def paste_over_tcp(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
+    """Translate what serves SCGI or AJP: by default on localhost, and for that alone."""
+    made, given = _paste(source, call, PASTE_OVER_TCP)
+    protocol = _paste_name(source, call).split("_")[1]
+    host = given.pop("host", (call, ast.Constant("localhost")))[1]
+    port = given.pop("port", (call, ast.Constant(PORTS[protocol])))[1]
+    bind(source, made, call, host=host, port=port)
+    speak(made, protocol)
+    allowed = given.pop("allowedServers", None)
+    if allowed is None and (made.notes or "allowed_clients" in made.texts):
+        allowed = (call, ast.Constant("127.0.0.1"))
+    if allowed is not None:
+        node, value = allowed
+        names = value_of(source, value)
+        if isinstance(names, str):  # a list, as a file of Paste's has one
+            value = ast.List([ast.Constant(name) for name in names.split()], ast.Load())
+        restrict(source, made, (node, value), None)
+        made.notes = [note for note in made.notes if "allowed_clients" not in note[1]]
+    restrict(source, made, None, given.pop("scriptName", None))
+    _paste_rest(source, call, made, given)
+    return made, []
+
+
+def _paste_name(source: Source, call: ast.Call) -> str:
+    return source.dotted(call.func)[0].rpartition(".")[2]
+
+
+def _paste(source: Source, call: ast.Call, names: tuple[str, ...]) -> tuple[Arguments, Given]:
+    """Give what all of Paste's have in common, and the arguments that are left."""
+    fork = _paste_name(source, call).endswith("_fork")
+    more = ("maxChildren", "maxRequests") if fork else ("maxThreads",)
+    given = named(call, (*names, *more))
+    if "wsgi_app" not in given:
+        raise Untranslatable(call, "it has no application")
+    made = Arguments({"": source.get(given.pop("wsgi_app")[1])})
+    node, conf = given.pop("global_conf", (call, None))
+    if conf is not None and not (isinstance(conf, ast.Dict) and not conf.keys):
+        made.drop(node, "global_conf", "was asked for debug only")
+    return made, given
+
+
+def _paste_rest(source: Source, call: ast.Call, made: Arguments, given: Given) -> None:
+    take(source, made, given)
+    name = _paste_name(source, call)
+    if name.endswith("_fork"):
+        made.texts["threads"] = "1"
+        made.notes.append((call, f"{name} {PROCESSES}"))
 
 
 def trac(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
@@ -212,6 +263,10 @@ RECIPES: dict[str, Recipe] = {
     "django.core.servers.fastcgi.runfastcgi": django,
     "flup.server.paste_factory.run_fcgi_thread": paste,
     "flup.server.paste_factory.run_fcgi_fork": paste,
+    "flup.server.paste_factory.run_scgi_thread": paste_over_tcp,
+    "flup.server.paste_factory.run_scgi_fork": paste_over_tcp,
+    "flup.server.paste_factory.run_ajp_thread": paste_over_tcp,
+    "flup.server.paste_factory.run_ajp_fork": paste_over_tcp,
     "trac.web.fcgi_frontend.run": trac,
     "web.wsgi.runfcgi": webpy,
     "web.runfcgi": webpy,

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fulgate.migrate.arguments import (
+    AJP,
+    AJP_FORK,
     CGI,
     FCGI,
     FORK,
+    SCGI,
+    SCGI_FORK,
     SINGLE,
     Arguments,
     Untranslatable,
@@ -26,14 +30,19 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "flup.server.fcgi_fork.WSGIServer": FORK,
     "flup.server.fcgi_single.WSGIServer": SINGLE,
     "flup.server.cgi.WSGIServer": CGI,
+    "flup.server.scgi.WSGIServer": SCGI,
+    "flup.server.scgi_fork.WSGIServer": SCGI_FORK,
+    "flup.server.ajp.WSGIServer": AJP,
+    "flup.server.ajp_fork.WSGIServer": AJP_FORK,
 }
 DROP_IN = frozenset(
     "flup." + name
     for name in (
-        "server", "server.cgi", "server.fcgi", "server.fcgi_base", "server.fcgi_fork",
-        "server.fcgi_single", "server.paste_factory", "server.preforkserver",
+        "server", "server.ajp", "server.ajp_base", "server.ajp_fork", "server.cgi", "server.fcgi",
+        "server.fcgi_base", "server.fcgi_fork", "server.fcgi_single", "server.paste_factory",
+        "server.preforkserver", "server.scgi", "server.scgi_base", "server.scgi_fork",
         "server.singleserver", "server.threadedserver", "server.threadpool", "client",
-        "client.fcgi_app",
+        "client.fcgi_app", "client.scgi_app",
     )
 )  # fmt: skip
 REPLACED = ("flup", "django.core.servers.fastcgi", "trac.web.fcgi_frontend")
@@ -104,8 +113,6 @@ class Rewriting:
                 made, imports = RECIPES[origin](self.source, call)
                 self._whole(call, made, imports)
                 return
-            if origin.startswith(("flup.server.scgi", "flup.server.ajp")):
-                raise Untranslatable(call, "SCGI and AJP are not served yet")
         if is_bottle(self.source, call):
             made, imports = bottle(self.source, call)
             self._whole(call, made, imports)

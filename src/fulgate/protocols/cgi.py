@@ -5,13 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fulgate.errors import LimitExceeded
-from fulgate.exchange import Buffer, Exchange, Limits, Role, ServerProtocol, encode_head
+from fulgate.exchange import JOIN_BELOW, Buffer, Exchange, Limits, Role, ServerProtocol
 
-__all__ = ["CGI", "CGIExchange"]
+__all__ = ["CGI", "CGIExchange", "PlainExchange"]
 
 
-class CGIExchange(Exchange):
-    """The one request. Its answer has no other form than head and body; its end is the end."""
+class PlainExchange(Exchange):
+    """A request whose answer has no other form than head and body, as a CGI program writes it."""
+
+    frame_size = 1 << 18  # so many zeros may stand for what a file lacks in the end
+
+    def send(self, data: Buffer) -> list[Buffer]:
+        head = self.take_head()
+        self.sent += len(data)
+        if not head:
+            return [data] if data else []
+        if len(data) <= JOIN_BELOW:
+            return [b"".join((head, data))]
+        return [head, data]
+
+    def finish(self, data: Buffer = b"", app_status: int = 0) -> list[Buffer]:
+        out = self.send(data)
+        self.ended = True
+        return out
+
+    def frame(self, size: int) -> Buffer:
+        head = self.take_head()
+        self.sent += size
+        return head
+
+
+class CGIExchange(PlainExchange):
+    """The one request of a process; the answer's end is that of standard output."""
 
     def __init__(self, params: Mapping[str, str]) -> None:
         super().__init__(1, Role.RESPONDER, keep=False)
@@ -23,23 +48,6 @@ class CGIExchange(Exchange):
 
     def pairs(self) -> list[tuple[str, str]]:
         return list(self._pairs)
-
-    def send(self, data: Buffer) -> list[Buffer]:
-        out: list[Buffer] = []
-        if not self.head_sent:
-            self.head_sent = True
-            out.append(encode_head(self.status, self.headers))
-        if data:
-            self.sent += len(data)
-            out.append(data)
-        return out
-
-    def finish(self, data: Buffer = b"", app_status: int = 0) -> list[Buffer]:
-        if self.ended:
-            return []
-        out = self.send(data)
-        self.ended = True
-        return out
 
     def fail(self) -> list[Buffer]:
         # CGI has no way to tell, but for a Content-Length that the answer does not reach.

@@ -11,12 +11,13 @@ from typing import Final
 
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import (
+    JOIN_BELOW,
     Buffer,
     Exchange,
+    Headers,
     Limits,
     Role,
     ServerProtocol,
-    encode_head,
 )
 from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
@@ -30,6 +31,7 @@ from fulgate.protocols.fastcgi_records import (
     KEEP_CONN,
     MAX_LENGTH,
     NULL_REQUEST_ID,
+    OVERLOADED,
     PARAMS,
     REQUEST_COMPLETE,
     STDERR,
@@ -43,7 +45,6 @@ from fulgate.protocols.fastcgi_records import (
     encode_pair,
     pack_end_request,
     pack_header,
-    pack_stdout_end_and_end_request,
     read_header,
     record,
 )
@@ -54,13 +55,15 @@ __all__ = ["FastCGI", "FastCGIExchange"]
 # further than this many bytes behind the limit. Nothing of it is kept.
 PARAMS_PATIENCE: Final = 4 << 20
 
-# Below this, one joined buffer is cheaper than a list of buffers.
-JOIN_BELOW: Final = 32768
+# From this many bytes on a part of what was received is kept as a view, if it is a good part of
+# that: a view keeps all of it.
+VIEW_FROM: Final = 4096
 
 # The content of a long STDOUT record: the longest that keeps what follows aligned to 8 bytes [3.3].
 STDOUT_CHUNK: Final = 65528
 
 ROLES: Final = {role.value: role for role in Role}
+RESPONDER: Final = Role.RESPONDER
 RESPONDER_ONLY: Final = frozenset({Role.RESPONDER})
 
 # A request without a body in one piece: BEGIN_REQUEST and the header of PARAMS, then the content,
@@ -74,53 +77,49 @@ STDIN_OF: Final = VERSION_1 << 24 | STDIN << 16  # | the id
 _read_whole_begin = struct.Struct(">HHIHB5xIHBx").unpack_from
 _whole_end = struct.Struct(">IIII").pack
 
+# Version and type as one number here too; what follows REQUEST_COMPLETE is reserved.
+STDOUT_OF: Final = VERSION_1 << 8 | STDOUT
+END_OF: Final = VERSION_1 << 8 | END_REQUEST
+ENDED: Final = REQUEST_COMPLETE << 24
+
+_stdout_header = struct.Struct(">HHHH").pack
+_end = struct.Struct(">HHIHHIII").pack  # the end of STDOUT, and END_REQUEST
+
 
 class FastCGIExchange(Exchange):
     """A FastCGI request and its answer."""
 
+    frame_size = STDOUT_CHUNK
     _logged = False  # STDERR has begun, so that it must end
 
     _params_size = 0
+    _told = 0  # the `feed` that has told of it last
 
-    def __init__(self, id: int, role: Role, keep: bool, protocol: FastCGI) -> None:
-        super().__init__(id, role, keep)
-        self._protocol = protocol
-        self._params: list[bytes] = []
+    # Set by the protocol that makes it.
+    _protocol: FastCGI
+    _params: list[bytes]  # as they come, when they come in pieces
 
     def pairs(self) -> list[tuple[str, str]]:
         return decode_pairs(self.raw)
-
-    def _take_head(self) -> bytes:
-        if self.aborted:
-            raise Aborted("the request was given up by the web server")
-        if self.ended:
-            raise RuntimeError("this answer has ended already")
-        if self.head_sent:
-            return b""
-        if not self.status:
-            raise RuntimeError("the answer was not started")
-        head = encode_head(self.status, self.headers)
-        self.head_sent = True
-        return head
 
     def _stdout(self, data: Buffer) -> list[Buffer]:
         """Give `data`, of any length above 0, as STDOUT records."""
         id = self.id
         size = len(data)
         if size <= JOIN_BELOW:
-            return [b"".join((pack_header(VERSION_1, STDOUT, id, size, 0), data))]
+            return [b"".join((_stdout_header(STDOUT_OF, id, size, 0), data))]
         if size <= MAX_LENGTH:
-            return [pack_header(VERSION_1, STDOUT, id, size, 0), data]
+            return [_stdout_header(STDOUT_OF, id, size, 0), data]
         out: list[Buffer] = []
         view = memoryview(data)
         for pos in range(0, size, STDOUT_CHUNK):
             piece = view[pos : pos + STDOUT_CHUNK]
-            out.append(pack_header(VERSION_1, STDOUT, id, len(piece), 0))
+            out.append(_stdout_header(STDOUT_OF, id, len(piece), 0))
             out.append(piece)
         return out
 
     def send(self, data: Buffer) -> list[Buffer]:
-        head = self._take_head()
+        head = self.take_head()
         self.sent += len(data)
         if head and len(data) <= JOIN_BELOW:
             return self._stdout(b"".join((head, data)))
@@ -129,23 +128,26 @@ class FastCGIExchange(Exchange):
             out += self._stdout(data)
         return out
 
+    def frame(self, size: int) -> Buffer:
+        head = self.take_head()
+        self.sent += size
+        before = pack_header(VERSION_1, STDOUT, self.id, size, 0)
+        return b"".join((*self._stdout(head), before)) if head else before
+
     def finish(self, data: Buffer = b"", app_status: int = 0) -> list[Buffer]:
-        head = self._take_head()
+        head = self.take_head()
         self.ended = True
         id = self.id
         size = len(data)
         self.sent += size
-        tail = pack_stdout_end_and_end_request(
-            VERSION_1, STDOUT, id, 0, 0, VERSION_1, END_REQUEST, id, 8, 0,
-            app_status & 0xFFFFFFFF, REQUEST_COMPLETE,
-        )  # fmt: skip
+        tail = _end(STDOUT_OF, id, 0, END_OF, id, 8 << 16, app_status & 0xFFFFFFFF, ENDED)
         if self._logged:
             tail = record(STDERR, id) + tail
         size += len(head)
         if size == 0:
             return [tail]
         if size <= JOIN_BELOW:
-            return [b"".join((pack_header(VERSION_1, STDOUT, id, size, 0), head, data, tail))]
+            return [b"".join((_stdout_header(STDOUT_OF, id, size, 0), head, data, tail))]
         out = self._stdout(head) if head else []
         if data:
             out += self._stdout(data)
@@ -166,6 +168,15 @@ class FastCGIExchange(Exchange):
             return [pack_header(VERSION_1, GET_VALUES_RESULT, NULL_REQUEST_ID, 0, 0)]
         return [pack_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 1, REQUEST_COMPLETE)]
 
+    def refuse(
+        self, status: str, headers: Headers | None = None, app_status: int = 0
+    ) -> list[Buffer]:
+        if not (self._protocol.overloaded and status.startswith("503")):
+            return super().refuse(status, headers, app_status)
+        self.status = status  # for the log
+        self.ended = True
+        return [pack_end_request(VERSION_1, END_REQUEST, self.id, 8, 0, 0, OVERLOADED)]
+
     def log(self, text: str) -> list[Buffer]:
         if self.aborted or self.ended:
             return []
@@ -181,7 +192,9 @@ class FastCGI(ServerProtocol):
     """One connection of a web server, seen from the application's side.
 
     `values` answers GET_VALUES [4.1]; `roles` are served, others get UNKNOWN_ROLE [5.5]; without
-    `multiplex` a request beside another one gets CANT_MPX_CONN [5.5].
+    `multiplex` a request beside another one gets CANT_MPX_CONN, with it one beside `max_requests`
+    gets OVERLOADED [5.5]. With `overloaded` a request that is refused with 503 gets OVERLOADED
+    instead [5.5].
     """
 
     def __init__(
@@ -190,7 +203,11 @@ class FastCGI(ServerProtocol):
         values: Mapping[str, str],
         roles: frozenset[Role] = RESPONDER_ONLY,
         multiplex: bool = False,
+        overloaded: bool = False,
+        max_requests: int = 65535,
     ) -> None:
+        self.overloaded = overloaded
+        self.shared = False
         self.out: list[Buffer] = []
         self.closing = False
         self._limits = limits
@@ -198,11 +215,13 @@ class FastCGI(ServerProtocol):
         self._roles = roles
         self._responder = Role.RESPONDER in roles
         self._multiplex = multiplex
+        self._max_requests = max_requests
         self._active: dict[int, FastCGIExchange] = {}
         # An incomplete record: its pieces, their length, and the length worth looking at it again.
-        self._parts: list[bytes] = []
+        self._parts: list[Buffer] = []
         self._have = 0
         self._need = 0
+        self._feeds = 0  # how often `feed` had to look closer
 
     @property
     def idle(self) -> bool:
@@ -212,6 +231,13 @@ class FastCGI(ServerProtocol):
     def alone(self) -> bool:
         """Is there at most one request on the connection?"""
         return len(self._active) <= 1
+
+    @property
+    def count(self) -> int:
+        return len(self._active)
+
+    def requests(self) -> list[Exchange]:
+        return list(self._active.values())
 
     def feed(self, data: bytes) -> list[Exchange]:
         if self._have:
@@ -227,6 +253,7 @@ class FastCGI(ServerProtocol):
             if exchange is not None:
                 return [exchange]
         moved: list[Exchange] = []
+        self._feeds += 1
         active = self._active
         pos = 0
         end = len(data)
@@ -241,8 +268,11 @@ class FastCGI(ServerProtocol):
                 need = stop + padding - pos
                 break
             pos = stop + padding
-            content = data[start:stop]
             exchange = active.get(id)
+            if length >= VIEW_FROM and length * 4 >= end and kind == STDIN and exchange is not None:
+                self._stdin(exchange, memoryview(data)[start:stop], moved)
+                continue
+            content = data[start:stop]
             if exchange is None:
                 self._inactive(kind, id, content)
             elif kind == STDIN:
@@ -258,8 +288,11 @@ class FastCGI(ServerProtocol):
             else:
                 self._rare(exchange, kind, content, moved)
         if pos < end:
-            self._parts = [data[pos:] if pos else data]
-            self._have = end - pos
+            self._have = have = end - pos
+            if have >= VIEW_FROM and have * 4 >= end:
+                self._parts = [memoryview(data)[pos:]]
+            else:
+                self._parts = [data[pos:]]
             self._need = need
         return moved
 
@@ -297,15 +330,13 @@ class FastCGI(ServerProtocol):
             or params != PARAMS_OF | id
             or WHOLE_BEGIN + length + padding != end
             or data[end:] != _whole_end(PARAMS_OF | id, 0, STDIN_OF | id, 0)
-            or role != Role.RESPONDER
+            or role != 1
             or not (id and length)
             or 0 < self._limits.params_size < length
         ):
             return None
-        exchange = FastCGIExchange(id, Role.RESPONDER, flags & KEEP_CONN != 0, self)
-        exchange._params.append(data[WHOLE_BEGIN : WHOLE_BEGIN + length])
-        self._active[id] = exchange
-        self._params(exchange, b"", [])
+        exchange = self._new(id, RESPONDER, flags & KEEP_CONN != 0)
+        self._decode(exchange, data[WHOLE_BEGIN : WHOLE_BEGIN + length])
         exchange.stdin_ended = True
         return exchange
 
@@ -317,21 +348,41 @@ class FastCGI(ServerProtocol):
             self._params_too_large(exchange, len(content))
             return
         if exchange.refused is None:
-            exchange.raw = raw = b"".join(exchange._params)
-            params, count = decode_params(raw)
-            exchange.params = params
-            exchange.repeated = len(params) != count
-            if 0 < self._limits.params < count:
-                exchange.refused = LimitExceeded(
-                    "431 Request Header Fields Too Large",
-                    f"{count} parameters are more than {self._limits.params}",
-                )
-            self._body_length(exchange, params.get("CONTENT_LENGTH", ""))
+            self._decode(exchange, b"".join(exchange._params))
+        else:
+            exchange.params_ended = True
+            self._turn_away(exchange)
         exchange._params = []
+        self._tell(exchange, moved)
+
+    def _decode(self, exchange: FastCGIExchange, raw: bytes) -> None:
+        """Take the whole of PARAMS."""
+        exchange.raw = raw
+        params, count = decode_params(raw)
+        exchange.params = params
         exchange.params_ended = True
+        if len(params) != count:
+            exchange.repeated = True
+        if 0 < self._limits.params < count:
+            exchange.refused = LimitExceeded(
+                "431 Request Header Fields Too Large",
+                f"{count} parameters are more than {self._limits.params}",
+            )
+        length = params.get("CONTENT_LENGTH")
+        if length:
+            exchange.content_length = self._length(exchange, length)
+        if exchange.role is Role.FILTER:
+            self._length(exchange, params.get("FCGI_DATA_LENGTH", ""))
         if exchange.refused is not None:
+            self._turn_away(exchange)
+
+    def _turn_away(self, exchange: FastCGIExchange) -> None:
+        """See what becomes of the connection: what still comes is not worth reading, if alone.
+
+        Where several requests may be on it the peer may have sent the next one already.
+        """
+        if self.alone and not self.shared:
             exchange.keep = False
-        moved.append(exchange)
 
     def _params_too_large(self, exchange: FastCGIExchange, length: int) -> None:
         limit = self._limits.params_size
@@ -349,10 +400,10 @@ class FastCGI(ServerProtocol):
         if exchange._params_size > limit + PARAMS_PATIENCE:
             raise exchange.refused
 
-    def _body_length(self, exchange: FastCGIExchange, text: str) -> None:
+    def _length(self, exchange: FastCGIExchange, text: str) -> int:
         """Read CONTENT_LENGTH; "", "-1" and nonsense say nothing, STDIN's end does."""
         if not text.isdecimal():
-            return
+            return -1
         limit = self._limits.body
         # A number that no disk holds is too large, whatever its value: int() of it takes long.
         if len(text) > 18 or (0 < limit < int(text)):
@@ -360,10 +411,10 @@ class FastCGI(ServerProtocol):
                 exchange.refused = LimitExceeded(
                     "413 Content Too Large", f"a body of {text[:32]} bytes is more than {limit}"
                 )
-            return
-        exchange.content_length = int(text)
+            return -1
+        return int(text)
 
-    def _stdin(self, exchange: FastCGIExchange, content: bytes, moved: list[Exchange]) -> None:
+    def _stdin(self, exchange: FastCGIExchange, content: Buffer, moved: list[Exchange]) -> None:
         if not exchange.params_ended:
             raise ProtocolError("STDIN before the end of PARAMS")
         if exchange.stdin_ended:
@@ -371,20 +422,42 @@ class FastCGI(ServerProtocol):
         if not content:
             exchange.stdin_ended = True
         elif exchange.refused is None:
-            length = len(content)
-            exchange.received += length
-            exchange.body_size += length
             exchange.body.append(content)
-            if 0 < self._limits.body < exchange.received:
-                exchange.refused = LimitExceeded(
-                    "413 Content Too Large", f"the body is longer than {self._limits.body} bytes"
-                )
-                exchange.keep = False
-                exchange.take()
+            self._received(exchange, len(content))
         else:
             return
-        if exchange not in moved:
+        self._tell(exchange, moved)
+
+    def _data(self, exchange: FastCGIExchange, content: bytes, moved: list[Exchange]) -> None:
+        if not exchange.stdin_ended:
+            raise ProtocolError("DATA before the end of STDIN")
+        if exchange.data_ended:
+            raise ProtocolError("DATA after the end of DATA")
+        if not content:
+            exchange.data_ended = True
+        elif exchange.refused is None:
+            exchange.data.append(content)
+            self._received(exchange, len(content))
+        else:
+            return
+        self._tell(exchange, moved)
+
+    def _tell(self, exchange: FastCGIExchange, moved: list[Exchange]) -> None:
+        """Put an exchange into `moved`, once; there may be thousands, so it is not looked for."""
+        if exchange._told != self._feeds:
+            exchange._told = self._feeds
             moved.append(exchange)
+
+    def _received(self, exchange: FastCGIExchange, length: int) -> None:
+        """Count a piece of the body, and refuse what is too long."""
+        exchange.received += length
+        exchange.body_size += length
+        if 0 < self._limits.body < exchange.received:
+            exchange.refused = LimitExceeded(
+                "413 Content Too Large", f"the body is longer than {self._limits.body} bytes"
+            )
+            self._turn_away(exchange)
+            exchange.drop()
 
     def _inactive(self, kind: int, id: int, content: bytes) -> None:
         if id == NULL_REQUEST_ID:
@@ -402,10 +475,26 @@ class FastCGI(ServerProtocol):
             self._refuse(id, UNKNOWN_ROLE)
             if not keep and not self._active:
                 self.closing = True
-        elif self._active and not self._multiplex:
+        elif not self._active or self._beside(id):
+            self._new(id, role, keep)._params = []
+
+    def _beside(self, id: int) -> bool:
+        """May a request begin beside others? Refuses it if it may not."""
+        if not self._multiplex:
             self._refuse(id, CANT_MPX_CONN)
-        else:
-            self._active[id] = FastCGIExchange(id, role, keep, self)
+            return False
+        self.shared = True
+        # A connection that closes once the others have ended is none to begin on.
+        if self.closing or len(self._active) >= self._max_requests:
+            self._refuse(id, OVERLOADED)
+            return False
+        return True
+
+    def _new(self, id: int, role: Role, keep: bool) -> FastCGIExchange:
+        exchange = FastCGIExchange(id, role, keep)
+        exchange._protocol = self
+        self._active[id] = exchange
+        return exchange
 
     def _refuse(self, id: int, protocol_status: int) -> None:
         self.out.append(pack_end_request(VERSION_1, END_REQUEST, id, 8, 0, 0, protocol_status))
@@ -420,6 +509,10 @@ class FastCGI(ServerProtocol):
                 if name in values
             )
             self.out.append(record(GET_VALUES_RESULT, NULL_REQUEST_ID, result))
+            # Whoever asks for this is about to have several requests here, and the first of them
+            # is not to be treated as one that is alone.
+            if self._multiplex and "FCGI_MPXS_CONNS" in asked:
+                self.shared = True
         else:
             body = bytes((kind, 0, 0, 0, 0, 0, 0, 0))
             self.out.append(record(UNKNOWN_TYPE, NULL_REQUEST_ID, body))
@@ -433,17 +526,9 @@ class FastCGI(ServerProtocol):
                 pack_end_request(VERSION_1, END_REQUEST, exchange.id, 8, 0, 0, REQUEST_COMPLETE)
             )
             self.done(exchange)
-            if exchange not in moved:
-                moved.append(exchange)
+            self._tell(exchange, moved)
         elif kind == BEGIN_REQUEST:
             raise ProtocolError(f"BEGIN_REQUEST for request {exchange.id}, which is active")
         elif kind == DATA and exchange.role is Role.FILTER:
-            if exchange.data_ended:
-                raise ProtocolError("DATA after the end of DATA")
-            if content:
-                exchange.data.append(content)
-            else:
-                exchange.data_ended = True
-            if exchange not in moved:
-                moved.append(exchange)
+            self._data(exchange, content, moved)
         # Other types of record mean nothing to a request, and are ignored.

@@ -43,6 +43,11 @@ Params = Iterable[tuple[str | bytes, str | bytes]]
 MAX_REQUEST_ID: Final = 0xFFFF
 MAX_PAIR_LENGTH: Final = 0x7FFFFFFF
 
+# What an application may send of what has no end by itself, until it is taken for hostile.
+MAX_STDERR: Final = 4194304  # bytes of one request
+MAX_VALUES: Final = 1000  # of GET_VALUES_RESULT, and one record more
+MAX_USELESS: Final = 1000  # records that move no request, since the last one began
+
 # Below this, one joined buffer is cheaper than a list of buffers.
 JOIN_BELOW: Final = 32768
 
@@ -104,6 +109,7 @@ class Request:
         self.stdout: list[bytes] = []  # received and not yet taken
         self.stderr: list[bytes] = []  # the same
         self.received = 0  # bytes of STDOUT in all
+        self.complained = 0  # bytes of STDERR in all
         self.stdout_ended = False  # by an empty record; some applications leave it out
         self.stderr_ended = False  # the same; most applications never use STDERR
         self.ended = False  # END_REQUEST came
@@ -165,12 +171,23 @@ class Request:
 
 
 class FastCGIClient:
-    """One connection to an application, seen from the web server's side."""
+    """One connection to an application, seen from the web server's side.
+
+    `out` is what is to be sent after a `feed`, and `behind` how many bytes of a body wait until
+    they are asked for: both are for protocols in which the application asks.
+    """
+
+    behind = 0
 
     def __init__(self) -> None:
-        self.values: list[tuple[str, str]] | None = None  # the latest GET_VALUES_RESULT
+        self.out: list[Buffer] = []
+        self.values: list[tuple[str, str]] | None = (
+            None  # of GET_VALUES_RESULT, since they were asked for
+        )
         self.unknown_types: list[int] = []  # the types that UNKNOWN_TYPE named [4.2]
         self._active: dict[int, Request] = {}
+        self._last_id = 0
+        self._useless = 0  # records that moved nothing, since a request began
         # An incomplete record: its pieces, their length, and the length worth looking at it again.
         self._parts: list[bytes] = []
         self._have = 0
@@ -187,20 +204,31 @@ class FastCGIClient:
         """Begin a request; give it and the bytes of BEGIN_REQUEST and of all PARAMS.
 
         `keep` asks the application not to close the connection afterwards [5.1]. `id` 0 takes
-        the smallest that is free [3.3]. Raises ValueError for an id that is in use or out of
-        range, or for what `encode_pairs` does not take; RuntimeError when all ids are in use.
+        the next one that is free [3.3], not the one that was used last: a record that comes late
+        is then an error, and not a part of another request's answer. Raises ValueError for an id
+        that is in use or out of range, or for what `encode_pairs` does not take; RuntimeError
+        when all ids are in use.
         """
         if id == 0:
-            id = next((n for n in range(1, MAX_REQUEST_ID + 1) if n not in self._active), 0)
-            if id == 0:
-                raise RuntimeError("all request ids of this connection are in use")
+            id = self._free_id()
         elif not 0 < id <= MAX_REQUEST_ID or id in self._active:
             raise ValueError(f"request id {id} is in use or out of range")
         head = record(BEGIN_REQUEST, id, _begin_request(role, KEEP_CONN if keep else 0))
         block = stream(PARAMS, id, encode_pairs(params))
         request = self._active[id] = Request(id, role, keep)
+        self._last_id = id
+        self._useless = 0
         out: list[Buffer] = [head, *block, record(PARAMS, id)]
         return request, [b"".join(out)] if len(block) == 1 else out
+
+    def _free_id(self) -> int:
+        if len(self._active) == MAX_REQUEST_ID:
+            raise RuntimeError("all request ids of this connection are in use")
+        id = self._last_id
+        while True:
+            id = id % MAX_REQUEST_ID + 1
+            if id not in self._active:
+                return id
 
     def get_values(
         self, names: Iterable[str] = ("FCGI_MAX_CONNS", "FCGI_MAX_REQS", "FCGI_MPXS_CONNS")
@@ -252,8 +280,11 @@ class FastCGIClient:
         self._need = need
         return moved
 
-    def eof(self) -> list[Request]:
-        """Take note that the connection ended; return the requests whose answers are cut."""
+    def eof(self, reset: bool = False) -> list[Request]:
+        """Take note that the connection ended; return the requests whose answers are cut.
+
+        A `reset` says that it did not end in order, which makes no difference here.
+        """
         cut = list(self._active.values())
         for request in cut:
             request.cut = True
@@ -265,11 +296,14 @@ class FastCGIClient:
     def _record(self, kind: int, id: int, content: bytes, moved: list[Request]) -> None:
         if id == NULL_REQUEST_ID:
             self._management(kind, content)
+            self._count_useless()
             return
         request = self._active.get(id)
         if request is None:
-            # With the ids reused, its next request would take this for its own answer.
+            # With the ids reused, another request would take this for its own answer.
             raise ProtocolError(f"a record of type {kind} for request {id}, which is not active")
+        if kind in (STDOUT, STDERR) and not content:
+            self._count_useless()
         if kind == STDOUT:
             if content:
                 if request.stdout_ended:
@@ -281,6 +315,9 @@ class FastCGIClient:
             if content:
                 if request.stderr_ended:
                     raise ProtocolError("STDERR after the end of STDERR")
+                request.complained += len(content)
+                if request.complained > MAX_STDERR:
+                    raise ProtocolError(f"more than {MAX_STDERR} bytes of STDERR")
                 request.stderr.append(content)
             request.stderr_ended = not content
         elif kind == END_REQUEST:
@@ -289,6 +326,11 @@ class FastCGIClient:
             raise ProtocolError(f"a record of type {kind} is not an application's to send")
         if request not in moved:
             moved.append(request)
+
+    def _count_useless(self) -> None:
+        self._useless += 1
+        if self._useless > MAX_USELESS:
+            raise ProtocolError(f"more than {MAX_USELESS} records that say nothing")
 
     def _end(self, request: Request, content: bytes) -> None:
         if len(content) != 8:
@@ -303,7 +345,11 @@ class FastCGIClient:
 
     def _management(self, kind: int, content: bytes) -> None:
         if kind == GET_VALUES_RESULT:
-            self.values = decode_pairs(content)
+            # Go sends an empty one after the one with the values.
+            before = self.values or []
+            if len(before) > MAX_VALUES:
+                raise ProtocolError(f"more than {MAX_VALUES} values")
+            self.values = [*before, *decode_pairs(content)]
         elif kind == UNKNOWN_TYPE:
             if len(content) != 8:
                 raise ProtocolError(f"UNKNOWN_TYPE of {len(content)} bytes")

@@ -39,7 +39,6 @@ __all__ = [
     "encode_pair",
     "pack_end_request",
     "pack_header",
-    "pack_stdout_end_and_end_request",
     "read_header",
     "record",
 ]
@@ -75,7 +74,6 @@ _high_byte = re.compile(rb"[\x80-\xff]").search
 pack_header = struct.Struct(">BBHHBx").pack
 read_header = struct.Struct(">BBHHBx").unpack_from
 pack_end_request = struct.Struct(">BBHHBxIB3x").pack
-pack_stdout_end_and_end_request = struct.Struct(">BBHHBxBBHHBxIB3x").pack
 
 
 def record(kind: int, request_id: int, content: Buffer = b"", padding: int = 0) -> bytes:

@@ -6,13 +6,9 @@ import socket
 from typing import Any
 
 from fulgate.drivers.inline import Inline
-from fulgate.flup.server.fcgi_base import (
-    FCGI_RESPONDER,
-    BaseFCGIServer,
-    Connection,
-    MultiplexedConnection,
-)
+from fulgate.flup.server.fcgi_base import FCGI_RESPONDER, BaseFCGIServer
 from fulgate.flup.server.singleserver import SingleServer
+from fulgate.flup.serving import is_own_job
 
 __all__ = ["WSGIServer"]
 
@@ -62,6 +58,6 @@ class WSGIServer(BaseFCGIServer, SingleServer):
                 self._cleanupSocket(sock)
 
     def _asDriver(self, sock: socket.socket) -> Inline | None:
-        if self._jobClass not in (Connection, MultiplexedConnection):
+        if not is_own_job(self._jobClass):
             return None
         return self._newServer(sock).inline()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fulgate.flup.server import NoDefault
 
-__all__ = ["asbool", "aslist", "run_fcgi_fork", "run_fcgi_thread"]
+__all__ = [
+    "asbool",
+    "aslist",
+    "run_ajp_fork",
+    "run_ajp_thread",
+    "run_fcgi_fork",
+    "run_fcgi_thread",
+    "run_scgi_fork",
+    "run_scgi_thread",
+]
 
 _words = dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True) | dict.fromkeys(
     ("false", "no", "off", "n", "f", "0"), False
@@ -88,6 +98,42 @@ def run_fcgi_fork(
     ).run()
 
 
+def _over_tcp(kind: str, usual_port: int, usual_name: Any) -> Callable[..., None]:
+    """Give what serves another protocol, by the module that it is in."""
+
+    def run(
+        wsgi_app: Any,
+        global_conf: Mapping[str, Any],
+        scriptName: Any = usual_name,
+        host: str = "localhost",
+        port: str | int = usual_port,
+        allowedServers: Any = "127.0.0.1",
+        debug: Any = NoDefault,
+        **numbers: Any,
+    ) -> None:
+        """Serve. `numbers` are those of the threads, or of the processes.
+
+        Raises ValueError for what cannot be read, ConfigError, and TypeError for what is unknown.
+        """
+        server = importlib.import_module(f"fulgate.flup.server.{kind}").WSGIServer(
+            wsgi_app,
+            scriptName=scriptName,
+            bindAddress=(host, int(port)),
+            allowedServers=aslist(allowedServers),
+            debug=_debug(global_conf, debug),
+            **_given(numbers),
+        )
+        server.run()
+
+    return run
+
+
+run_scgi_thread = _over_tcp("scgi", 4000, NoDefault)
+run_scgi_fork = _over_tcp("scgi_fork", 4000, NoDefault)
+run_ajp_thread = _over_tcp("ajp", 8009, "")
+run_ajp_fork = _over_tcp("ajp_fork", 8009, "")
+
+
 def _common(
     global_conf: Mapping[str, Any],
     host: str | None,
@@ -111,8 +157,12 @@ def _common(
         # As everywhere else octal: flup reads 022 as twenty-two.
         "umask": int(umask, 8) if isinstance(umask, str) else umask,
         "multiplexed": asbool(multiplexed),
-        "debug": asbool(global_conf.get("debug", False) if debug is NoDefault else debug),
+        "debug": _debug(global_conf, debug),
     }
+
+
+def _debug(global_conf: Mapping[str, Any], debug: Any) -> bool:
+    return asbool(global_conf.get("debug", False) if debug is NoDefault else debug)
 
 
 def _given(numbers: Mapping[str, Any]) -> dict[str, Any]:

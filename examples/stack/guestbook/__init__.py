@@ -1,0 +1,1 @@
+"""A guest book: a small Django application that reads and writes a database."""

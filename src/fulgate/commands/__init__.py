@@ -1,0 +1,1 @@
+"""The commands that stand alone: `fulgate.cli` imports each when it is used."""

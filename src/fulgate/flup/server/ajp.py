@@ -1,0 +1,46 @@
+"""flup.server.ajp: an AJP server with threads."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fulgate.flup.server.ajp_base import DEFAULT, BaseAJPServer
+from fulgate.flup.threaded import Threaded
+
+__all__ = ["WSGIServer"]
+
+
+class WSGIServer(BaseAJPServer, Threaded):
+    """Serves a WSGI application. The arguments are those of `BaseAJPServer` and `ThreadPool`.
+
+    Here all may connect by default, as in flup. `maxThreads` is the number of threads that run the
+    application, up to 256; 64 by default.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        scriptName: Any = "",
+        environ: Any = None,
+        multithreaded: bool = True,
+        multiprocess: bool = False,
+        bindAddress: Any = DEFAULT,
+        allowedServers: Any = None,
+        loggingLevel: int = logging.INFO,
+        debug: bool = False,
+        **kw: Any,
+    ) -> None:
+        BaseAJPServer.__init__(
+            self,
+            application,
+            scriptName=scriptName,
+            environ=environ,
+            multithreaded=multithreaded,
+            multiprocess=multiprocess,
+            bindAddress=bindAddress,
+            allowedServers=allowedServers,
+            loggingLevel=loggingLevel,
+            debug=debug,
+        )
+        self._with_threads(kw)

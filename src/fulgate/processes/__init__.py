@@ -1,0 +1,1 @@
+"""Keep a pool of worker processes. See docs/design.md."""

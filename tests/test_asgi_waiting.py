@@ -1,0 +1,75 @@
+"""What an ASGI request does and keeps while its application waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from tests.driver_suite.kit import END, Flag, until
+from tests.raw import head
+from tests.test_asgi import START, Make, Message, Receive, Send, body, raw, serve
+from tests.test_drivers import log
+
+__all__ = ["log", "serve"]
+
+
+# What mypyc makes of a coroutine throws so into what it awaits.
+@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature of throw:DeprecationWarning")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_each_task_that_waits_is_told(serve: Make, loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    waiting, over = Flag(), Flag()
+    told: list[str] = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await send(START)
+        await send(body(b"data: 1\n\n", True))
+        assert (await receive())["body"] == b""
+
+        async def wait() -> None:
+            told.append((await receive())["type"])
+
+        tasks = [asyncio.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await tasks[1]
+        # One that comes when another has been cancelled, and gives up by its own timeout.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await receive()
+        waiting.set()
+        await asyncio.wait(tasks)
+        over.set()
+
+    server = serve(app, lifespan="off", loop=loop)
+    with raw(server) as client:
+        client.send(head(), END)
+        waiting.come()
+    over.come()
+    assert told == ["http.disconnect"] * 2
+
+
+def test_requests_that_wait_share_the_names_of_their_params(serve: Make) -> None:
+    exchanges = []
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        exchanges.append(scope["extensions"]["fulgate.params"]["pairs"].__self__)
+        await receive()
+        await receive()
+
+    server = serve(app, lifespan="off")
+    with raw(server) as one, raw(server) as other:
+        for client in (one, other):
+            client.send(head(HTTP_X_SHARED="a"), END)
+        until(lambda: len(exchanges) == 2, "a request did not begin")
+        first, second = exchanges
+        assert "HTTP_X_SHARED" in first.params
+        assert [*first.params.items()] == [*second.params.items()]
+        until(
+            lambda: {id(name) for name in first.params} == {id(name) for name in second.params},
+            "each has its own names",
+        )

@@ -1,0 +1,103 @@
+"""What goes wrong around a master: its workers crash, the clock jumps, its sockets change."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import Served
+from tests.model import STDIN
+from tests.raw import Raw, head, stream
+from tests.test_master import APP, Pool, until
+
+DAY = 86400
+
+
+def test_crashes_within_the_interval_have_all_workers_replaced(folder: Path) -> None:
+    options = ("--emergency-restart-threshold", "2", "--emergency-restart-interval", "60")
+    with Pool(folder, *options, workers=3) as pool:
+        until(lambda: len(pool.workers) == 3)
+        first, second, innocent = sorted(pool.workers)
+        for _ in range(50):  # all of them are ready
+            pool.answer()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(pool.workers) == 3 and first not in pool.workers)
+        for _ in range(20):
+            pool.answer()
+        assert innocent in pool.workers
+        os.kill(second, signal.SIGKILL)
+        until(
+            lambda: len(pool.workers) == 3 and not {first, second, innocent} & pool.workers,
+            lambda: pool.text,
+        )
+        pool.wait_for("2 workers died within 60 s")
+        assert pool.version() == "1"
+        after = pool.workers
+        time.sleep(1.5)  # the master looks once a second: it does not start afresh for ever
+        assert pool.workers == after
+
+
+def test_a_reload_takes_new_sockets_and_leaves_old_ones(folder: Path) -> None:
+    for name in ("one", "two", "three"):
+        (folder / f"{name}.py").write_text(APP)
+
+    def configure(*binds: str) -> None:
+        listed = ", ".join(f'"unix:{folder}/{bind}"' for bind in binds)
+        (folder / "fulgate.toml").write_text(f'app = "one:app"\nworkers = 2\nbind = [{listed}]\n')
+
+    configure("a", "b")
+    with Served(cwd=folder) as served:
+        with Raw(folder / "b") as kept:
+            assert kept.request().body.startswith(b"1 ")
+            inode = (folder / "b").stat().st_ino
+            worker = served.ask(endpoint=f"unix:{folder}/a").split()[1]
+            configure("b", "c")
+            served.process.send_signal(signal.SIGHUP)
+            until((folder / "c").exists, lambda: served.text)
+            until(lambda: served.ask(endpoint=f"unix:{folder}/c").split()[1] != worker)
+            until(lambda: not (folder / "a").exists())
+            assert (folder / "b").stat().st_ino == inode  # it was never away
+            assert kept.request().body.startswith(b"1 ")  # and neither was a connection
+            # One that cannot be had changes nothing.
+            configure("b", "c", "nowhere/d")
+            served.process.send_signal(signal.SIGHUP)
+            served.wait_for("the reload has failed, and nothing has changed")
+            for name in ("b", "c"):
+                assert served.ask(endpoint=f"unix:{folder}/{name}").startswith(b"1 ")
+    assert not any((folder / name).exists() for name in "abc")
+
+
+@pytest.mark.requires_program("cc")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_clock_that_jumps_ends_nothing(folder: Path, workers: int) -> None:
+    shim = folder / "clock.so"
+    source = Path(__file__).parent / "fault" / "clock.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
+    note = folder / "clock"
+    env = {"LD_PRELOAD": str(shim), "FULGATE_CLOCK_FAULT": str(note)}
+    times = ["--keep-alive", "3600", "--request-timeout", "3600", "--arrival-timeout", "3600"]
+    times += ["--max-age", "3600"] if workers else []
+    app = APP.replace("time.sleep(60)", "time.sleep(4)", 1)
+    options = ["--access-logfile", "log", *times]
+    with Pool(folder, *options, workers=workers, app=app, env=env) as pool:
+        pool.answer()
+        before = pool.workers
+        with Raw(folder / "sock") as kept, Raw(folder / "sock") as running:
+            kept.request()
+            running.expect()
+            running.send(head("/sleep"), stream(STDIN, 1, b""))
+            for jump in (10 * DAY, -10 * DAY, 400 * DAY):
+                note.write_text(str(jump))
+                end = time.monotonic() + 1.2  # the master looks once a second
+                while time.monotonic() < end:
+                    assert kept.request().body.startswith(b"1 ")
+            assert running.answer().body.startswith(b"1 ")  # it was not given up
+        assert pool.workers == before
+        assert len(set(re.findall(r"\[\d+/\w+/(\d{4})", (folder / "log").read_text()))) >= 2
+        assert "Traceback" not in pool.text
