@@ -44,7 +44,7 @@ def test_the_application_runs_in_the_main_thread_of_a_child(folder: Path) -> Non
             "multiprocess": True,
             "run_once": False,
         }
-        assert len(program.children()) == 2
+        until(lambda: len(program.children()) == 2, "all that may be spare are there")
         assert program.threads() == 1
 
 
