@@ -31,7 +31,7 @@ class ProtocolError(FulgateError):
 
 
 class LimitExceeded(FulgateError):
-    """The peer asked for more than a limit allows: it is answered, then the connection closes.
+    """The peer asked for more than a limit allows: it is answered, and its input dropped.
 
     `status` is the answer's status line, such as "413 Content Too Large" (RFC 9110, 15.5.14) or
     "431 Request Header Fields Too Large" (RFC 6585, 5).

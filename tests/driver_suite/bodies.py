@@ -159,9 +159,26 @@ def test_413_is_seen_by_a_client_that_still_sends(make_server: MakeServer, says:
     for address in (served.address, served.tcp):
         with Raw(address) as raw:
             raw.expect()
-            raw.send(head(**params), stream(STDIN, 1, bytes(5_000_000)))
+            raw.send(head(keep=False, **params), stream(STDIN, 1, bytes(5_000_000)))
             assert raw.answer().status == "413 Content Too Large"
             assert raw.closed()
+
+
+@pytest.mark.statement("R5")
+@pytest.mark.parametrize("says", [True, False], ids=["declared", "found"])
+def test_413_leaves_a_connection_open_that_is_to_be_kept(
+    make_server: MakeServer, says: bool
+) -> None:
+    """A web server that has sent all of the body uses it again at once, and would meet its end."""
+    served = make_server(digest, limit_request_body=1000)
+    for address in (served.address, served.tcp):
+        with Raw(address) as raw:
+            for size in (1001, 2_000_000):
+                params = post(size) if says else {"REQUEST_METHOD": "POST"}
+                raw.expect()
+                raw.send(head(**params), stream(STDIN, 1, bytes(size)))
+                assert raw.answer().status == "413 Content Too Large"
+                assert raw.request(body=b"ok").status == "200 OK"
 
 
 @pytest.mark.statement("R5")
@@ -170,6 +187,6 @@ def test_params_that_are_too_large_or_too_many(make_server: MakeServer) -> None:
     for params in ({"X": "x" * 20_000}, {f"X{n}": "" for n in range(60)}):
         with Raw(served.address) as raw:
             assert raw.request(**params).status == "431 Request Header Fields Too Large"
-            assert raw.closed()
+            assert raw.request().body == b"hello\n"
     with Raw(served.address) as raw:
         assert raw.request(X="x" * 9_000).body == b"hello\n"

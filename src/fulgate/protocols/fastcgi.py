@@ -351,7 +351,6 @@ class FastCGI(ServerProtocol):
             self._decode(exchange, b"".join(exchange._params))
         else:
             exchange.params_ended = True
-            self._turn_away(exchange)
         exchange._params = []
         self._tell(exchange, moved)
 
@@ -373,16 +372,6 @@ class FastCGI(ServerProtocol):
             exchange.content_length = self._length(exchange, length)
         if exchange.role is Role.FILTER:
             self._length(exchange, params.get("FCGI_DATA_LENGTH", ""))
-        if exchange.refused is not None:
-            self._turn_away(exchange)
-
-    def _turn_away(self, exchange: FastCGIExchange) -> None:
-        """See what becomes of the connection: what still comes is not worth reading, if alone.
-
-        Where several requests may be on it the peer may have sent the next one already.
-        """
-        if self.alone and not self.shared:
-            exchange.keep = False
 
     def _params_too_large(self, exchange: FastCGIExchange, length: int) -> None:
         limit = self._limits.params_size
@@ -456,7 +445,6 @@ class FastCGI(ServerProtocol):
             exchange.refused = LimitExceeded(
                 "413 Content Too Large", f"the body is longer than {self._limits.body} bytes"
             )
-            self._turn_away(exchange)
             exchange.drop()
 
     def _inactive(self, kind: int, id: int, content: bytes) -> None:
