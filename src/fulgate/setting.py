@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -13,13 +14,13 @@ from fulgate.errors import ConfigError
 from fulgate.logformat import FORMATS, parse
 from fulgate.targets import address_of_syslog
 
-__all__ = ["Setting", "setting"]
+__all__ = ["Setting", "setting", "settings_of"]
 
 
-def setting(default: Any, help: str, section: str, **meta: Any) -> Any:
-    """Declare a setting.
+def setting(section: str, default: Any, help: str, **meta: Any) -> Any:
+    """Declare a setting, as a field of a dataclass.
 
-    `default`, `help` and `section` are for people. The rest: `short`, a short form for the CLI;
+    `section` and `help` are for people. The rest: `short`, a short form for the CLI;
     `choices`, the values that are allowed; `low` and `high`, the range of a number; `size=True`,
     for bytes that may be written as 64k, 1M or 1G; `metavar`, what stands for the value;
     `hidden=True`, for a secret, which is not shown.
@@ -109,6 +110,25 @@ class Setting:
             special = _special.get(self.name)
             if special is not None and value:
                 special(value)
+
+
+_types: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def settings_of(config: type) -> dict[str, Setting]:
+    """Give the settings that a dataclass declares, by name, in the order of its fields."""
+    found = {}
+    for one in dataclasses.fields(config):
+        name = str(one.type)
+        many = name.startswith("tuple")
+        found[one.name] = Setting(
+            name=one.name,
+            type=str if many else _types[name],
+            many=many,
+            default=one.default,
+            **one.metadata,
+        )
+    return found
 
 
 def cores() -> int:
