@@ -39,10 +39,10 @@ class Threaded(Server):
     """Serves WSGI applications, in threads, on the asyncio driver."""
 
     def _make_driver(self) -> AioThread:
-        self._serve_several(True)
+        self._protocols.serve_several(True)
         return AioThread(
             self.listeners,
-            self._make_protocol,
+            self._protocols.make,
             InThreads(self._gateway(multithread=True), self.config),
             self.config,
             ended=self._ended,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fulgate import Server
+from fulgate.composition import SERVED
 from tests.attacks import FOLDER, OUTCOMES, Attack, load
 from tests.attacks.replay import SECONDS, Broken, check_answers, probe, replay
 from tests.servers.fulgate import ROOT
@@ -26,7 +26,6 @@ MEMORY = 32 << 20  # bytes that an attack may cost for a moment
 DRIVERS = ["threads", "inline", "aio", "tx"]
 FILES = sorted(path.stem for path in FOLDER.glob("*.json"))
 PROTOCOLS = [name for name in FILES if name != "cgi"]
-SERVED = Server._protocols
 
 
 def command(driver: str, *endpoints: str) -> list[str]:

@@ -26,7 +26,7 @@ from fulgate import demo
 from fulgate.config import Config
 from fulgate.demo.upload import BadBody, Digest, body_reader, boundary_of, digest_parts
 from fulgate.front import Front
-from fulgate.serve import Server
+from fulgate.server import Server
 
 VOID = {"meta", "link", "input", "br"}
 

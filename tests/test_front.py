@@ -25,7 +25,7 @@ from fulgate.client.static import parse_static
 from fulgate.config import Config
 from fulgate.errors import BindError, ConfigError
 from fulgate.front import Front
-from fulgate.serve import Server
+from fulgate.server import Server
 from tests import apps
 from tests.command import Served
 

@@ -23,7 +23,7 @@ def modules_after(statement: str) -> set[str]:
     return set(json.loads(run.stdout))
 
 
-@pytest.mark.parametrize("name", ["fulgate", "fulgate.serve", "fulgate.testing", "fulgate.client"])
+@pytest.mark.parametrize("name", ["fulgate", "fulgate.server", "fulgate.testing", "fulgate.client"])
 def test_importing_needs_nothing_optional(name: str) -> None:
     modules = modules_after(f"import {name}")
     assert name in modules

@@ -21,7 +21,8 @@ from fulgate.errors import (
 )
 from fulgate.gateways.filters import Filter, Filtered, FilterRequest, filter
 from fulgate.gateways.roles import Allow, Authorizer, AuthorizerRequest, Deny, Roles, authorizer
-from fulgate.serve import Server, serve
+from fulgate.serve import serve
+from fulgate.server import Server
 
 __all__ = [
     "Aborted",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fulgate.config import Config
 from fulgate.endpoint import spoken
-from fulgate.serve import Server as _Server
+from fulgate.server import Server as _Server
 
 if TYPE_CHECKING:
     from fulgate.gateways.asgi import Application

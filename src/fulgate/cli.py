@@ -31,7 +31,7 @@ from fulgate.title import entitle
 if TYPE_CHECKING:
     from fulgate.front import Front
     from fulgate.reload import Reloader
-    from fulgate.serve import Server
+    from fulgate.server import Server
 
 __all__ = ["cli", "main"]
 
@@ -218,7 +218,7 @@ def serve(found: Settings) -> int:
 @_configured
 def check(found: Settings, print_config: bool) -> int:
     """Check the configuration and import the application, without serving."""
-    from fulgate.serve import check_served
+    from fulgate.composition import check_served
 
     if print_config:
         click.echo(found.toml(), nl=False)
@@ -298,7 +298,8 @@ def _for_development(found: Settings) -> Config:
 
 
 def _serve(config: Config, stack: contextlib.ExitStack) -> int:
-    from fulgate.serve import Server, run
+    from fulgate.serve import run
+    from fulgate.server import Server
 
     _need_app(config)
     process.open_standard_streams()

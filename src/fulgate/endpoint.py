@@ -54,7 +54,7 @@ DEFAULT = "tcp:127.0.0.1:9000"
 PROTOCOLS = {FASTCGI: "FastCGI", "scgi": "SCGI", "ajp": "AJP"}
 """What may stand before an endpoint's "+", and its name in a sentence.
 
-`fulgate.serve` knows which of them it serves.
+`fulgate.composition` knows which of them it serves.
 """
 
 

@@ -29,7 +29,8 @@ from fulgate.errors import ConfigError, FulgateError
 from fulgate.listener import Listener
 from fulgate.loader import load_app
 from fulgate.logs import Logs
-from fulgate.serve import Server, run
+from fulgate.serve import run
+from fulgate.server import Server
 
 __all__ = ["Reloader"]
 

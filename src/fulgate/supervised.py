@@ -27,7 +27,7 @@ from fulgate.processes.master import Master
 from fulgate.processes.output import Output, Tell
 from fulgate.processes.pool import Policy
 from fulgate.processes.scoreboard import Scoreboard, Slot
-from fulgate.serve import Server
+from fulgate.server import Server
 from fulgate.title import entitle
 
 __all__ = ["Supervised"]

@@ -28,7 +28,7 @@ from fulgate.listener import inherited_on_stdin, systemd_sockets
 from fulgate.loader import load_app
 from fulgate.logs import AccessLog
 from fulgate.process import prepare, settle
-from fulgate.serve import Server
+from fulgate.server import Server
 from fulgate.systemd import Watchdog, notify
 from fulgate.twisted_logs import AccessLines, log_as_before, log_to_twisted
 

@@ -18,7 +18,7 @@ from fulgate.doctor import nginx as of_nginx
 from fulgate.doctor import place, sent
 from fulgate.endpoint import AllowedClients, Endpoint
 from fulgate.errors import ConfigError
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = ["command"]
 

@@ -17,7 +17,7 @@ from fulgate.flup.answer import Pieces, encoded, text_start_response
 from fulgate.flup.request import CGIRequest, Request
 from fulgate.flup.sockets import Address, listen
 from fulgate.listener import Listener
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = ["Application", "Connection", "Serving", "TimeoutException", "is_own_job"]
 

@@ -10,7 +10,7 @@ from fulgate.config import Config
 from fulgate.flup.server.threadedserver import OWN_RUN, ThreadedServer
 from fulgate.flup.server.threadpool import OWN_POOL
 from fulgate.flup.serving import Serving, is_own_job
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = ["Threaded"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = ["WSGIServer"]
 

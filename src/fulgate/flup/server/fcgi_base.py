@@ -13,7 +13,7 @@ from fulgate.flup.request import CGIRequest, Request
 from fulgate.flup.serving import Application, Connection, Serving
 from fulgate.flup.sockets import Address, listen_on_stdin
 from fulgate.listener import Listener, inherited_on_stdin
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = [
     "FCGI_AUTHORIZER",

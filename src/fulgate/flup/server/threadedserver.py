@@ -9,7 +9,7 @@ from typing import Any
 
 from fulgate.flup.running import Running, setCloseOnExec
 from fulgate.flup.server.threadpool import ThreadPool
-from fulgate.serve import Server
+from fulgate.server import Server
 
 __all__ = ["ThreadedServer", "setCloseOnExec"]
 
