@@ -28,7 +28,7 @@ PROGRAMS = nginx apache2 mod_fcgid mod_jk lighttpd lighttpd-next haproxy caddy p
 # What the benchmark runs, and compiles with; Go is measured where it is installed.
 BENCH_PROGRAMS = nginx wrk cc strace php-fpm libfcgi-dev libev-dev python3-dev
 
-RUN_TESTS = -m pytest -n $(JOBS) --dist worksteal
+RUN_TESTS = "$(CURDIR)/scripts/run_tests.py" $(JOBS)
 
 # The tests start Python a thousand times: what pytest compiles it keeps, for them too.
 unexport PYTHONDONTWRITEBYTECODE
@@ -84,7 +84,7 @@ pytest: $(VENV)/.dev programs
 pytest-compiled: $(VENV)/.dev programs
 	@python=$$($(SETUP) others | head -n 1); python=$${python:-$$($(SETUP) main)}; \
 	$(SETUP) compiled $(VENV)-compiled "$$python" '[http,test]' .run/compiled && cd .run/compiled && \
-	echo "$(VENV)-compiled/bin/python $(RUN_TESTS) -m 'not slow' $(PYTEST)" && \
+	echo "the compiled build, on $$python:" && \
 	FULGATE_TESTS_BUILD=compiled "$(CURDIR)/$(VENV)-compiled/bin/python" $(RUN_TESTS) -m 'not slow' \
 		$(PYTEST)
 
@@ -96,7 +96,7 @@ pytest-others: $(VENV)/.dev programs
 		if [ pyproject.toml -nt $$venv/.test ] || [ ! -e $$venv/.test ]; then \
 			$(SETUP) venv $$venv "$$python" '.[http,test]' && touch $$venv/.test || exit 1; \
 		fi; \
-		echo "$$venv/bin/python $(RUN_TESTS) -m 'not slow' $(PYTEST)"; \
+		echo "$$python:"; \
 		$$venv/bin/python $(RUN_TESTS) -m 'not slow' $(PYTEST) </dev/null || exit 1; \
 	done
 
