@@ -56,7 +56,7 @@ def test_servers_answer_as_curl_would_show_it(server: Server, folder: Path) -> N
         assert "stderr: " in ask("/stderr")[2]
         assert "a complaint" in ask("/stderr")[2]
     (folder / "body").write_bytes(b"line\r\nline\0")
-    assert ask("/", "-d", "@body")[1] == "lineline\0"
+    assert ask("/", "-d", "@body")[1] == "lineline"
     assert ask("/", "--data-binary", "@body", "-o", "file") == (0, "", "")
     assert (folder / "file").read_bytes() == b"line\r\nline\0"
 
@@ -179,10 +179,27 @@ def test_no_connection_and_no_time(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fd:0"], ["unix:s", "path"], ["unix:s", "--role", "x"], ["unix:s", "-d", "@no"]]
+    ("status", "arguments"),
+    [
+        (3, ["fd:0"]),
+        (3, ["unix:s", "path"]),
+        (3, ["http://localhost/"]),
+        (2, ["unix:s", "--role", "x"]),
+        (2, ["unix:s", "-I", "-d", "x"]),
+        (2, ["unix:s", "-F", "a=b", "-d", "x"]),
+        (2, ["unix:s", "-F", "a"]),
+        (2, ["unix:s", "-F", "a=b;what=c"]),
+        (2, ["unix:s", "-H", "no colon"]),
+        (2, ["unix:s", "-b", "file"]),
+        (2, ["unix:s", "--no-such-option"]),
+        (26, ["unix:s", "-d", "@no"]),
+        (26, ["unix:s", "-T", "no"]),
+        (26, ["unix:s", "-F", "a=@no"]),
+        (26, ["unix:s", "-H", "@no"]),
+    ],
 )
-def test_misuse_is_told(arguments: list[str], folder: Path) -> None:
-    refused_here(2, "get", *arguments, cwd=folder)
+def test_misuse_is_told(status: int, arguments: list[str], folder: Path) -> None:
+    refused_here(status, "get", *arguments, cwd=folder)
 
 
 def test_records_of_all_kinds_have_words() -> None:

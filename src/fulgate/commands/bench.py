@@ -16,6 +16,8 @@ from fulgate.client.bench import bench, wire
 from fulgate.client.bench_figures import Counts
 from fulgate.client.bench_plan import Plan
 from fulgate.client.bench_report import Report
+from fulgate.client.params import BadRequest
+from fulgate.commands.body import RequestCommand, Unreadable, given
 from fulgate.commands.options import Unreachable, Wanted, request_options
 from fulgate.endpoint import Endpoint
 from fulgate.errors import BindError, ConfigError
@@ -26,7 +28,9 @@ DURATION = 10.0  # seconds, unless --count or --duration says something else
 SPARE_FILES = 32
 
 
-@click.command("bench", short_help="Put load on a FastCGI server, and measure it.")
+@click.command(
+    "bench", cls=RequestCommand, short_help="Put load on a FastCGI server, and measure it."
+)
 @click.argument("endpoint", type=connectable)
 @click.argument("path", default="/")
 @click.option(
@@ -105,7 +109,7 @@ def command(
     status is 1 when there were errors, statuses other than 2xx, or connections without an answer.
     """  # fmt: skip
     if body_size is not None:
-        if request["data"] or request["data_binary"]:
+        if given():
             raise click.UsageError("--body-size and --data exclude one another")
         request["body"] = b"x" * body_size
     if processes > connections:
@@ -113,7 +117,7 @@ def command(
     if not hasattr(select, "epoll"):
         raise ConfigError("fulgate bench needs Linux's epoll")
     _allow_files(connections // processes + SPARE_FILES)
-    wanted = Wanted.of(path, **request)
+    wanted = _wanted(path, request)
     family, address = _reach(endpoint, timeout)
     plan = Plan(
         family=family,
@@ -148,6 +152,13 @@ def command(
     if json_file:
         Path(json_file).write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     return 0 if report.good else 1
+
+
+def _wanted(path: str, request: dict[str, Any]) -> Wanted:
+    try:
+        return Wanted.of(path, given(), **request)
+    except (BadRequest, Unreadable) as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _reach(endpoint: Endpoint, timeout: float) -> tuple[int, Any]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
-from fulgate.client.params import BadRequest, request_params
+from fulgate.client.params import request_params
+from fulgate.commands.body import Part, joined, read
 from fulgate.endpoint import Endpoint
 from fulgate.errors import FulgateError
 from fulgate.exchange import Role
 
-__all__ = ["Unreachable", "Wanted", "read_body", "request_options", "secret"]
+__all__ = ["Unreachable", "Wanted", "data_option", "request_options", "secret"]
 
-FORM = "application/x-www-form-urlencoded"
+FORM: Final = (("Content-Type", "application/x-www-form-urlencoded"),)
+JSON: Final = (("Content-Type", "application/json"), ("Accept", "application/json"))
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,18 +27,25 @@ class Unreachable(FulgateError):
 
 
 def request_options(command: F) -> F:
-    """Give a command the options that say what is asked for; `Wanted.of` takes their values."""
+    """Give a RequestCommand the options that say what is asked for; `Wanted.of` takes their values.
+
+    Those of the body are had by `fulgate.commands.body.given`.
+    """
     for option in reversed(
         (
             click.option("-X", "--request", "method", metavar="METHOD", help="GET, or POST with a"
                          " body, unless given."),
             click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'",
-                         help="A header of the request; 'NAME:' leaves one out."),
-            click.option("-d", "--data", multiple=True, metavar="DATA|@FILE", help="The body: text,"
-                         " or a file's (@- is standard input) without its line ends; several are"
-                         " joined by '&'."),
-            click.option("--data-binary", multiple=True, metavar="DATA|@FILE",
-                         help="The same, with the file as it is."),
+                         help="A header of the request; 'NAME:' leaves one out, 'NAME;' sends it"
+                         " empty, @FILE has one a line."),
+            data_option("-d", "--data", "--data-ascii", "data", metavar="DATA|@FILE", help="The"
+                        " body: text, or a file's (@- is standard input) without its line ends;"
+                        " several are joined by '&'."),
+            data_option("--data-raw", metavar="DATA", help="The same, where '@' is a character."),
+            data_option("--data-binary", metavar="DATA|@FILE", help="The same, with the file"
+                        " as it is."),
+            data_option("--data-urlencode", metavar="[NAME=]DATA|[NAME]@FILE",
+                        help="The same, encoded for a URL, but for the name."),
             click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A CGI"
                          " variable, in place of what would be sent; 'NAME=' sends it empty."),
             click.option("--script-filename", default="", metavar="FILE", help="The script that"
@@ -47,6 +54,11 @@ def request_options(command: F) -> F:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def data_option(*names: str, **about: Any) -> Callable[[F], F]:
+    """Make one of the options that `fulgate.commands.body.given` gives."""
+    return click.option(*names, multiple=True, expose_value=False, **about)
 
 
 @dataclass(frozen=True)
@@ -62,40 +74,41 @@ class Wanted:
     def of(
         cls,
         target: str,
+        parts: Sequence[Part] = (),
         *,
         method: str | None,
         headers: Sequence[str],
-        data: Sequence[str],
-        data_binary: Sequence[str],
         params: Sequence[str],
         script_filename: str,
         body: bytes | None = None,
+        length: int | None = None,
+        more: Sequence[tuple[str, str]] = (),
         role: Role = Role.RESPONDER,
     ) -> Wanted:
-        """Read the options' values. `body` stands for what --data would give.
+        """Read the options' values. `body` stands for what `parts` would give.
 
-        Raises click.UsageError.
+        `length` is that of a body that is not here; `more` are headers that give way to `headers`.
+        Raises click.UsageError, Unreadable, and BadRequest for a target that is none.
         """
-        if data or data_binary:
-            body = read_body(data, data_binary)
+        if parts:
+            body = joined(parts)
+            more = [*more, *(JSON if any(kind == "json" for kind, _ in parts) else FORM)]
         method = method or ("GET" if body is None else "POST")
-        given = [_header(text) for text in headers]
-        if (data or data_binary) and not any(n.lower() == "content-type" for n, _ in given):
-            given.append(("Content-Type", FORM))
+        given = [_header(text) for text in _lines(headers)]
+        named = {name.lower() for name, _ in given}
+        given += [(octets(n), octets(v)) for n, v in more if n.lower() not in named]
         left_out = {name.upper().replace("-", "_") for name, value in given if value is None}
-        try:
-            found = request_params(
-                octets(method),
-                octets(target),
-                headers=[(name, value) for name, value in given if value is not None],
-                length=len(body or b"") if role is not Role.AUTHORIZER else 0,
-                script_filename=octets(script_filename),
-                params=[_param(text) for text in params],
-            )
-        except BadRequest as error:
-            raise click.UsageError(str(error)) from None
-        if body == b"":
-            found.setdefault("CONTENT_LENGTH", "0")
+        over = [_param(text) for text in params]
+        if body == b"" and role is not Role.AUTHORIZER:  # it is there, and empty
+            over.insert(0, ("CONTENT_LENGTH", "0"))
+        found = request_params(
+            octets(method),
+            octets(target),
+            headers=[(name, value) for name, value in given if value is not None],
+            length=(length or len(body or b"")) if role is not Role.AUTHORIZER else 0,
+            script_filename=octets(script_filename),
+            params=over,
+        )
         for name in left_out:
             found.pop("HTTP_" + name, None)
         return cls(method, target, found, body or b"")
@@ -115,6 +128,14 @@ def octets(text: str) -> str:
     return os.fsencode(text).decode("latin-1")
 
 
+def _lines(headers: Sequence[str]) -> Iterator[str]:
+    for text in headers:
+        if text.startswith("@"):
+            yield from (line for line in os.fsdecode(read(text[1:])).splitlines() if line.strip())
+        else:
+            yield text
+
+
 def _header(text: str) -> tuple[str, str | None]:
     name, colon, value = text.partition(":")
     if not colon and text.endswith(";"):  # curl's way to send an empty one
@@ -130,21 +151,3 @@ def _param(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise click.UsageError(f"--param wants NAME=VALUE, and not {text!r}")
     return octets(name), octets(value)
-
-
-def read_body(data: Sequence[str], data_binary: Sequence[str]) -> bytes:
-    """Give the body that --data and --data-binary make. Raises click.UsageError."""
-    parts = [_part(text).replace(b"\r", b"").replace(b"\n", b"") if text[:1] == "@"
-             else os.fsencode(text) for text in data]  # fmt: skip
-    return b"&".join(parts + [_part(text) for text in data_binary])
-
-
-def _part(text: str) -> bytes:
-    if not text.startswith("@"):
-        return os.fsencode(text)
-    if text == "@-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(text[1:]).read_bytes()
-    except OSError as error:
-        raise click.UsageError(f"{text[1:]}: {error.strerror}") from None
