@@ -19,8 +19,10 @@ import pytest
 from fulgate import stacks
 from fulgate.build import COMPILED
 from fulgate.client.connection import call
+from fulgate.doctor.mistakes import Mistake
 from tests.alone import free_port, unused_user
 from tests.command import APP, Served, environment, fulgate
+from tests.doctored import finds
 from tests.model import STDIN
 from tests.raw import head, record
 from tests.servers.web import PATIENCE, appears
@@ -191,6 +193,7 @@ class Daemon:
         os.kill(self.pid, signal.SIGKILL)
 
 
+@finds(Mistake.LOST_THREADS, by="--pid")
 @pytest.mark.parametrize("how", HOW)
 def test_flups_threads_lost_in_the_fork_of_twistd(folder: Path, how: tuple[str, ...]) -> None:
     with Daemon(folder, TAC_OF_2009) as daemon:
@@ -205,7 +208,7 @@ def test_flups_threads_lost_in_the_fork_of_twistd(folder: Path, how: tuple[str, 
         assert "flup has listening sockets here, but none of its threads" in found
         assert "its pool is started by the constructor, before the daemon forked" in found
         assert "connections were accepted, and what they ask was not read" in found
-        assert "fulgate.twisted.FastCGIService" in found
+        assert found.endswith("use fulgate.twisted.FastCGIService, which does so [lost-threads]")
         assert "forked, and no program executed since" in text
         assert re.search(r"\n  \S+-packages/flup \(\d+ modules\)\n", text)
         assert f"listens on tcp:127.0.0.1:{daemon.port}" in text
@@ -265,6 +268,7 @@ def test_ours_forked_behind_pythons_back(folder: Path) -> None:
 # Sockets
 
 
+@finds(Mistake.WAITING, by="--pid")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 def test_who_waits_to_be_accepted(folder: Path, family: socket.AddressFamily) -> None:
     code = "import time; time.sleep(100)"
@@ -292,7 +296,9 @@ def test_who_waits_to_be_accepted(folder: Path, family: socket.AddressFamily) ->
                 for client in clients:
                     client.close()
     assert f"  listens on {where}; waiting to be accepted: 3 of 7\n" in text
-    assert findings(text) == [f"3 connections of at most 7 wait on {where} to be accepted"]
+    assert findings(text) == [
+        f"3 connections of at most 7 wait on {where} to be accepted [waiting]"
+    ]
 
 
 @pytest.mark.requires_root

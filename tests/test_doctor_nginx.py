@@ -13,10 +13,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from fulgate.doctor.mistakes import Mistake
 from fulgate.doctor.nginx import command, findings
 from fulgate.doctor.nginx_conf import read
 from fulgate.errors import ConfigError
 from tests.command import Served, here
+from tests.doctored import bind_of, found, mends
 from tests.responder import responder, serve_params
 from tests.servers import RealServer, Running
 
@@ -117,8 +119,9 @@ def connections(nginx: Configured) -> int:
 
 
 # A configuration, what the doctor says of it, and what is seen, wrong and then right.
-MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, object]] = {
+MISTAKES: dict[str, tuple[Mistake, str, str, Callable[[Configured], object], object, object]] = {
     "no params": (
+        Mistake.NO_VARIABLES,
         GOOD.replace("include /etc/nginx/fastcgi_params;", ""),
         "the application is not told REQUEST_METHOD, QUERY_STRING",
         lambda nginx: nginx.ask()[1].get("REQUEST_METHOD"),
@@ -126,6 +129,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         "GET",
     ),
     "params that are not inherited": (
+        Mistake.NO_VARIABLES,
         "include /etc/nginx/fastcgi_params;\n"
         + GOOD.replace("include /etc/nginx/fastcgi_params;", ""),
         "a fastcgi_param here keeps those around it from being inherited",
@@ -134,6 +138,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         "q",
     ),
     "no PATH_INFO": (
+        Mistake.NO_PATH_INFO,
         GOOD.replace("fastcgi_pass ", "fastcgi_split_path_info ^(/a)(/.*)$;\nfastcgi_pass "),
         "fastcgi_split_path_info takes a part off SCRIPT_NAME",
         lambda nginx: [nginx.ask()[1].get(name) for name in ("SCRIPT_NAME", "PATH_INFO")],
@@ -141,6 +146,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         ["/a", "/b"],
     ),
     "no headers": (
+        Mistake.NO_HEADERS,
         GOOD.replace("fastcgi_pass ", "fastcgi_pass_request_headers off;\nfastcgi_pass "),
         "not even Authorization and Cookie",
         lambda nginx: nginx.ask(headers={"Authorization": "Basic x"})[1].get("HTTP_AUTHORIZATION"),
@@ -148,6 +154,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         "Basic x",
     ),
     "httpoxy": (
+        Mistake.HTTPOXY,
         GOOD.replace('fastcgi_param HTTP_PROXY "";', ""),
         "a client's header Proxy reaches the application as HTTP_PROXY",
         lambda nginx: nginx.ask(headers={"Proxy": "evil:1"})[1].get("HTTP_PROXY"),
@@ -155,6 +162,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         None,
     ),
     "a small body": (
+        Mistake.SMALL_BODY,
         GOOD.replace("fastcgi_pass ", "fastcgi_request_buffering off;\nfastcgi_pass "),
         "nginx refuses bodies of more than 1m",
         lambda nginx: nginx.ask(body=bytes(1_100_000))[0],
@@ -162,6 +170,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         200,
     ),
     "a small body, said": (
+        Mistake.SMALL_BODY,
         GOOD.replace(
             "fastcgi_pass ",
             "client_max_body_size 8k; fastcgi_request_buffering off;\nfastcgi_pass ",
@@ -172,6 +181,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         200,
     ),
     "no keep_conn": (
+        Mistake.NO_KEEP_ALIVE,
         GOOD.replace("fastcgi_keep_conn on;", ""),
         "each request has a new connection",
         connections,
@@ -179,6 +189,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         1,
     ),
     "no keepalive in the upstream": (
+        Mistake.NO_KEEP_ALIVE,
         GOOD.replace("pool", "plain"),
         "each request has a new connection",
         connections,
@@ -186,6 +197,7 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
         1,
     ),
     "no upstream": (
+        Mistake.NO_KEEP_ALIVE,
         GOOD.replace("pool", "BACKEND").replace("fastcgi_keep_conn on;", ""),
         "each request has a new connection",
         connections,
@@ -196,18 +208,25 @@ MISTAKES: dict[str, tuple[str, str, Callable[[Configured], object], object, obje
 
 
 @pytest.mark.requires_server("nginx")
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=mends(mistake, by="--nginx", web="nginx"))
+        for name, (mistake, *_) in MISTAKES.items()
+    ],
+)
 def test_a_mistake_is_found_and_its_lines_put_it_right(
     name: str, folder: Path, running: Running
 ) -> None:
-    text, words, seen, wrong, right = MISTAKES[name]
+    mistake, text, words, seen, wrong, right = MISTAKES[name]
     with responder(folder / "app", serve_params) as one:
         nginx = running(Configured, one.endpoint, text)
         assert seen(nginx) == wrong
         done = here("doctor", "--nginx", str(nginx.file), cwd=folder)
         assert done.returncode == 1
         assert [f.text for f in findings(str(nginx.file)) if words in f.text], done.stdout
-        assert len(findings(str(nginx.file))) == 1, done.stdout
+        assert [one.mistake for one in findings(str(nginx.file))] == [mistake], done.stdout
+        assert found(done.stdout) == {mistake}
         nginx.apply(done.stdout)
         assert seen(nginx) == right
         done = here("doctor", "--nginx", str(nginx.file), cwd=folder)
@@ -216,6 +235,7 @@ def test_a_mistake_is_found_and_its_lines_put_it_right(
         nginx.stop()
 
 
+@mends(Mistake.SOCKET, Mistake.FOLDER, by="--nginx", web="nginx")
 @pytest.mark.requires_root
 @pytest.mark.requires_server("nginx")
 def test_a_socket_that_nginx_may_not_use(folder: Path, running: Running) -> None:
@@ -227,17 +247,18 @@ def test_a_socket_that_nginx_may_not_use(folder: Path, running: Running) -> None
     with Served("tiny_site:app", "--bind", endpoint, cwd=folder):
         assert nginx.ask()[0] == 502
         done = here("doctor", "--nginx", str(nginx.file), cwd=folder)
+        assert found(done.stdout) == {Mistake.SOCKET}
         assert f"run as nobody, who may not connect to the socket {folder}/app" in done.stdout
-        (bind,) = re.findall(r"--bind '(.*)'", done.stdout)
-    with Served("tiny_site:app", "--bind", bind, cwd=folder):
+    with Served("tiny_site:app", "--bind", bind_of(done.stdout), cwd=folder):
         assert nginx.ask()[0] == 200
         assert findings(str(nginx.file)) == []
         nginx.stop()  # the connection that it keeps goes on to be good
         nginx.start()
         folder.chmod(0o700)
-        (found,) = findings(str(nginx.file))
+        (one,) = findings(str(nginx.file))
         assert nginx.ask()[0] == 502
-        assert found.advice == (f"let them pass: chmod o+x {folder}",)
+        assert one.mistake is Mistake.FOLDER
+        assert one.advice == (f"let them pass: chmod o+x {folder}",)
         folder.chmod(0o701)
         assert nginx.ask()[0] == 200
         assert findings(str(nginx.file)) == []
@@ -250,8 +271,8 @@ def test_a_port_that_other_machines_reach(folder: Path) -> None:
             listener.listen()
             port = listener.getsockname()[1]
             (folder / "nginx.conf").write_text(SMALL.replace("BACKEND", f"127.0.0.1:{port}"))
-            found = [finding.advice for finding in findings(str(folder / "nginx.conf"))]
-            assert found == (
+            advice = [finding.advice for finding in findings(str(folder / "nginx.conf"))]
+            assert advice == (
                 [(f"start Fulgate with: --bind tcp:127.0.0.1:{port}",)] if wrong else []
             )
 

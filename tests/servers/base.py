@@ -46,6 +46,9 @@ class RealServer:
         self.folder = folder
         self.port = 0
         self.fixed_port = 0  # 0 takes a free one
+        self.as_user: str | None = (
+            None  # whom root starts it as, with that one's group; None: as root
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self) -> None:
@@ -100,6 +103,9 @@ class RealServer:
                     stderr=subprocess.STDOUT,
                     cwd=self.folder,
                     env=self.environment(),
+                    user=self.as_user,
+                    group=self.as_user,
+                    extra_groups=None if self.as_user is None else [],
                 )
             deadline = time.monotonic() + PATIENCE
             while self.process.poll() is None and time.monotonic() < deadline:

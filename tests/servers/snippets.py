@@ -11,7 +11,7 @@ from tests.servers.apache import Apache
 from tests.servers.base import RealServer
 from tests.servers.nginx import STOCK_PARAMS, STOCK_SCGI_PARAMS
 
-__all__ = ["SNIPPETS"]
+__all__ = ["SNIPPETS", "Snippet"]
 
 
 class Snippet(RealServer):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from fulgate.doctor.mistakes import Found, Mistake
 from fulgate.doctor.process import Process, Thread, look
 from fulgate.doctor.sockets import Sockets, sockets_of
 from fulgate.errors import ConfigError
@@ -51,19 +52,19 @@ def command(pid: int, py_spy: bool = True) -> int:
         _threads(process),
         _modules(process),
         _list("Not seen", [*process.unseen, *unseen]),
-        _list("Findings", found or ["nothing that is known to be wrong"]),
+        _list("Findings", [one.told for one in found] or ["nothing that is known to be wrong"]),
     ):
         for line in part:
             click.echo(line)
     return 1 if found else 0
 
 
-def findings(process: Process, sockets: Sockets | None) -> list[str]:
+def findings(process: Process, sockets: Sockets | None) -> list[Found]:
     """Give what is wrong, as far as it shows."""
-    found = _lost(process, sockets)
+    found = [Found(Mistake.LOST_THREADS, text) for text in _lost(process, sockets)]
     for one in sockets.listening if sockets else ():
         if one.crowd:
-            found.append(one.crowd)
+            found.append(Found(Mistake.WAITING, one.crowd))
     return found
 
 

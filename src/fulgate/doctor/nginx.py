@@ -13,8 +13,10 @@ from typing import Final
 
 import click
 
+from fulgate.doctor.mistakes import Mistake
 from fulgate.doctor.nginx_conf import Directive, read
 from fulgate.doctor.reach import barred, exposed
+from fulgate.endpoint import Endpoint
 
 __all__ = ["Change", "Finding", "command", "findings"]
 
@@ -42,6 +44,7 @@ class Change:
 class Finding:
     """One mistake: what it does, and what to change. `advice` is for outside of nginx's files."""
 
+    mistake: Mistake
     where: Directive
     text: str
     changes: tuple[Change, ...] = ()
@@ -89,7 +92,8 @@ def command(file: str) -> int:
         click.echo("nginx passes nothing on by FastCGI: there is no fastcgi_pass")
     click.echo("Findings")
     for finding in found:
-        click.echo(f"  {finding.where.file}:{finding.where.line}: {finding.text}")
+        click.echo(f"  {finding.where.file}:{finding.where.line}: {finding.text}"
+                   f" [{finding.mistake}]")  # fmt: skip
         for change in finding.changes:
             for line in change.text():
                 click.echo("    " + line)
@@ -179,6 +183,7 @@ def _no_params(one: _Passing) -> Iterable[Finding]:
     if outer and one.block.inside("fastcgi_param"):
         why = "; a fastcgi_param here keeps those around it from being inherited"
     yield Finding(
+        Mistake.NO_VARIABLES,
         one.to,
         f"the application is not told {', '.join(missing)}{why}",
         # What the location itself says comes later, and so has the last word.
@@ -198,6 +203,7 @@ def _last_param(one: _Passing) -> Directive:
 def _no_path_info(one: _Passing) -> Iterable[Finding]:
     if one.block.effective("fastcgi_split_path_info") and "PATH_INFO" not in one.params:
         yield Finding(
+            Mistake.NO_PATH_INFO,
             one.to,
             "fastcgi_split_path_info takes a part off SCRIPT_NAME, and nobody is told that part",
             (_behind(_last_param(one), "fastcgi_param PATH_INFO $fastcgi_path_info;"),),
@@ -208,6 +214,7 @@ def _no_headers(one: _Passing) -> Iterable[Finding]:
     for directive in one.block.effective("fastcgi_pass_request_headers")[-1:]:
         if directive.arguments[:1] == ["off"]:
             yield Finding(
+                Mistake.NO_HEADERS,
                 directive,
                 "no header of the client's reaches the application, not even Authorization and"
                 " Cookie",
@@ -219,6 +226,7 @@ def _no_headers(one: _Passing) -> Iterable[Finding]:
 def _proxy(one: _Passing) -> Iterable[Finding]:
     if "HTTP_PROXY" not in one.params and one.says("fastcgi_pass_request_headers", "on") == "on":
         yield Finding(
+            Mistake.HTTPOXY,
             one.to,
             "a client's header Proxy reaches the application as HTTP_PROXY, which programs take for"
             " the proxy that they shall use (httpoxy); Fulgate drops it, others do not",
@@ -240,6 +248,7 @@ def _small_body(one: _Passing) -> Iterable[Finding]:
         else:
             change = _behind(one.to, line)
         yield Finding(
+            Mistake.SMALL_BODY,
             one.to,
             "fastcgi_request_buffering is off, as for large uploads, but nginx refuses bodies"
             f" of more than {limit} (client_max_body_size); limit_request_body is Fulgate's own",
@@ -268,7 +277,12 @@ def _keep(one: _Passing) -> Iterable[Finding]:
             changes.append(_behind(servers[-1], "keepalive 16;"))
     if one.says("fastcgi_keep_conn", "off") != "on":
         changes.append(_behind(one.to, "fastcgi_keep_conn on;"))
-    yield Finding(one.to, "each request has a new connection to the application", tuple(changes))
+    yield Finding(
+        Mistake.NO_KEEP_ALIVE,
+        one.to,
+        "each request has a new connection to the application",
+        tuple(changes),
+    )
 
 
 def _socket(one: _Passing) -> Iterable[Finding]:
@@ -277,12 +291,13 @@ def _socket(one: _Passing) -> Iterable[Finding]:
         if path == server or not os.path.exists(path):
             continue
         try:
-            found = barred(path, one.user)
+            found = barred(Endpoint("unix", path=path), one.user)
         except KeyError:
             return
         if found is not None:
-            where, advice = found
+            mistake, where, advice = found
             yield Finding(
+                mistake,
                 one.to,
                 f"nginx's workers run as {one.user}, who may not connect to {where}",
                 advice=(advice,),
@@ -294,8 +309,9 @@ def _tcp(one: _Passing) -> Iterable[Finding]:
         match = re.fullmatch(r"(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):(\d+)", server)
         if match and exposed(int(match[1])):
             yield Finding(
+                Mistake.OPEN_PORT,
                 one.to,
                 f"whoever listens on port {match[1]} does so for other machines, too: everybody who"
                 " reaches it can run requests, with any variables",
-                advice=(f"start Fulgate with: --bind tcp:127.0.0.1:{match[1]}",),
+                advice=(f"start Fulgate with: --bind tcp:{server}",),
             )

@@ -5,27 +5,36 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shlex
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from fulgate.doctor.mistakes import Mistake
+from fulgate.endpoint import Endpoint
 
 __all__ = ["barred", "exposed"]
 
 LISTEN: Final = "0A"  # the state of a listening socket in /proc/net/tcp
 
 
-def barred(path: str, user: str) -> tuple[str, str] | None:
+def barred(endpoint: Endpoint, user: str) -> tuple[Mistake, str, str] | None:
     """Give what keeps a user from connecting to a Unix socket, and what helps; None if nothing.
 
     Raises KeyError for a user that does not exist, OSError for a path that cannot be looked at.
     """
+    path = endpoint.path
     account = pwd.getpwnam(user)
     blocked = _blocked(path, account.pw_uid, set(os.getgrouplist(user, account.pw_gid)))
     if blocked == path:
         group = grp.getgrgid(account.pw_gid).gr_name
-        return f"the socket {path}", f"start Fulgate with: --bind 'unix:{path}?group={group}'"
+        bind = replace(endpoint, mode=0o660, owner="", group=group)
+        advice = f"start Fulgate with: --bind '{bind}'"
+        return Mistake.SOCKET, f"the socket {path}", advice
     if blocked:
-        return f"{path}, for its folder {blocked}", f"let them pass: chmod o+x {blocked}"
+        advice = f"let them pass: chmod o+x {shlex.quote(blocked)}"
+        return Mistake.FOLDER, f"{path}, for its folder {blocked}", advice
     return None
 
 
