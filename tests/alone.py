@@ -35,17 +35,17 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
+def free_port(ports: range = PORTS) -> int:
     """Give a TCP port of the loopback interface that is free, and that no other test is given."""
-    for _ in PORTS:
-        port = PORTS[next(_turns) % len(PORTS)]
+    for _ in ports:
+        port = ports[next(_turns) % len(ports)]
         try:
             fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
         except BlockingIOError:
             continue
         if _is_free(port):
             return port
-    raise OSError(f"no port of {PORTS} is free")
+    raise OSError(f"no port of {ports} is free")
 
 
 @contextlib.contextmanager

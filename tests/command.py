@@ -65,7 +65,7 @@ def fulgate(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
 
 
@@ -129,7 +129,7 @@ class Served:
             self.wait_for(r" on \S+\n")
 
     def wait_for(self, pattern: str) -> str:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (match := re.search(pattern, self.text)):
             assert self.process.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
@@ -167,7 +167,7 @@ class Served:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +181,7 @@ class Served:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            status = self.process.wait(20)
+            status = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(20)

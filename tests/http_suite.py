@@ -20,7 +20,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.servers import RealServer, connect
-from tests.servers.web import appears, request
+from tests.servers.web import appears, logs, request
 
 APP = "tests.apps:app"
 LARGE = b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(100_000))  # 3.2 MB
@@ -196,7 +196,7 @@ def test_an_application_that_fails(site: MakeSite) -> None:
     got = request(one.port, "/fails")
     assert got.status == 500
     assert b"LookupError" not in got.body
-    assert "LookupError: this application fails before it answers" in one.fulgate.log()
+    logs(one.fulgate, "LookupError: this application fails before it answers")
     assert request(one.port, "/hello").status == 200
 
 
@@ -215,7 +215,7 @@ def test_an_answer_that_breaks(site: MakeSite, tmp_path: Path) -> None:
     else:
         response.read()
     connection.close()
-    assert "LookupError: this application fails within its answer" in one.fulgate.log()
+    logs(one.fulgate, "LookupError: this application fails within its answer")
     assert request(one.port, "/hello").status == 200
 
 

@@ -48,7 +48,7 @@ class Sequence:
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     @property
     def total(self) -> int:
@@ -56,7 +56,7 @@ class Sequence:
 
     def some_more(self, requests: int = 100) -> None:
         """Wait until so many more were answered."""
-        end, wanted = time.monotonic() + 30, self.total + requests
+        end, wanted = time.monotonic() + 90, self.total + requests
         while self.total < wanted:
             assert time.monotonic() < end, "no more requests are answered"
             assert not self.failures, self.failures
@@ -64,7 +64,7 @@ class Sequence:
 
     def connect(self) -> http.client.HTTPConnection:
         """Give a client's connection, on which nothing was sent yet."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, connection: http.client.HTTPConnection, number: str, size: int) -> str:
         """Make the request of a number, by POST if it has a body; give what is wrong with it."""

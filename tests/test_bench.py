@@ -7,7 +7,6 @@ import json
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fault.client import END_REQUEST, STDOUT, record
+from tests.flup import reachable, until
 
 pytestmark = pytest.mark.requires_program("cc")
 
@@ -39,10 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def floor(built: Path, folder: Path) -> Iterator[Path]:
     path = folder / "sock"
     process = subprocess.Popen([built / "floor", path])
-    until = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: reachable(path), "the floor listens")
     yield path
     process.terminate()
     process.wait(10)
@@ -123,7 +120,7 @@ def answer_with(folder: Path, data: bytes) -> tuple[socket.socket, Path]:
 def test_wrong_answers_are_errors(data: bytes, error: str, built: Path, folder: Path) -> None:
     listener, path = answer_with(folder, data)
     with listener:
-        seen, status = load(built, path, "--connections", "1", "--seconds", "0.2")
+        seen, status = load(built, path, "--connections", "1", "--seconds", "1")
         listener.shutdown(socket.SHUT_RDWR)
     assert status == 1
     assert seen["errors"] > 0
@@ -133,7 +130,7 @@ def test_wrong_answers_are_errors(data: bytes, error: str, built: Path, folder: 
 def test_an_answer_without_a_status_is_200(built: Path, folder: Path) -> None:
     listener, path = answer_with(folder, GOOD.replace(b"Status: 200 OK", b"Server: is PHP"))
     with listener:
-        seen, _ = load(built, path, "--connections", "1", "--close", "--seconds", "0.1")
+        seen, _ = load(built, path, "--connections", "1", "--close", "--seconds", "1")
         listener.shutdown(socket.SHUT_RDWR)
     assert seen["errors"] == 0
     assert seen["requests"] > 0
@@ -143,7 +140,7 @@ def test_connections_without_an_answer_are_told(built: Path, folder: Path) -> No
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "sock"))
         listener.listen(8)
-        seen, status = load(built, folder / "sock", "--connections", "3", "--seconds", "0.2")
+        seen, status = load(built, folder / "sock", "--connections", "3", "--seconds", "1")
     assert status == 0
     assert seen["never_served"] == 3
     assert seen["oldest_unanswered_us"] >= 150_000  # opening them may take some of the time

@@ -232,7 +232,8 @@ def test_a_stop_cuts_what_does_not_end(
     client.stack.enter_context(silent)
     answer = client.ask("GET", f"/stream?go={go}")
     assert answer.readline() == b"first\n"
-    assert client.front.stop(0.5)
+    # On a slow day its thread is still about to end then; the requests are cut in any case.
+    assert client.front.stop(0.5) or client.front.stop(PATIENCE)
     with pytest.raises(http.client.IncompleteRead):
         answer.read()
     assert silent.recv(1) == b""

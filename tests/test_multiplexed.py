@@ -202,6 +202,7 @@ def test_fast_ones_pass_slow_ones_on_the_same_connection(behind: Behind) -> None
 @pytest.mark.statement("18")
 def test_uploads_that_nobody_reads_hold_up_nobody(behind: Behind) -> None:
     bodies = [random.Random(n).randbytes(2_000_000 + n) for n in range(5)]
+    assert behind.ask("/hello") == b"hello\n"  # from then on HAProxy knows that it may multiplex
     with ThreadPoolExecutor(10) as pool:
         sums = [pool.submit(behind.ask, "/sum?wait", body) for body in bodies]
         for _ in range(30):
@@ -312,6 +313,7 @@ def test_under_a_real_twistd(folder: Path, running: Callable[..., Any], kind: st
     (folder / "beside.tac").write_text(TAC.replace("{home}", str(folder)))
     with Twistd(folder, "-n", "-y", "beside.tac"), ThreadPoolExecutor(10) as pool:
         asked = Behind(Site(), before(running, folder / kind), [], None)
+        asked.ask("/hello")  # from then on HAProxy knows that it may multiplex
         bodies = [random.Random(n).randbytes(300_000) for n in range(8)]
         slow = [pool.submit(asked.ask, f"/wait?{n}", body) for n, body in enumerate(bodies)]
         until(lambda: len(list(folder.glob("waits-*"))) == 8, "they did not start")
@@ -328,6 +330,7 @@ def test_a_twisted_web_site(folder: Path, running: Callable[..., Any]) -> None:
     """Its answers come from producers, and from Deferreds, in the reactor's thread."""
     site = running(WebSite, "tree")
     asked = Behind(Site(), before(running, site.socket), [], None)
+    assert asked.ask("/late") == b"late"  # from then on HAProxy knows that it may multiplex
     go = site.folder / "go"
     with ThreadPoolExecutor(12) as pool:
         slow = [pool.submit(asked.ask, f"/stream?go={go}") for _ in range(5)]

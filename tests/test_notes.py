@@ -26,7 +26,7 @@ from tests.test_master import APP, Pool, get, until
 SYNC = APP.replace(
     '    if path == "/sleep":',
     '    if path == "/fail":\n        raise LookupError("on purpose")\n'
-    '    if path == "/short":\n        time.sleep(0.5)\n    if path == "/sleep":',
+    '    if path == "/short":\n        time.sleep(1.5)\n    if path == "/sleep":',
     1,
 )
 
@@ -108,8 +108,8 @@ def noted(address: str, key: str, what: Callable[[Any], object]) -> list[dict[st
 @pytest.mark.parametrize("app", [SYNC, ASYNC], ids=["wsgi", "asgi"])
 def test_the_status_lists_them(folder: Path, app: str) -> None:
     address = f"unix:{folder}/status.sock"
-    options = (f"--status-bind={address}", "--request-slowlog-timeout=0.3", "--graceful-timeout=1")
-    timeout = "--request-timeout=1"
+    options = (f"--status-bind={address}", "--request-slowlog-timeout=1", "--graceful-timeout=1")
+    timeout = "--request-timeout=4"
     with Pool(folder, *options, timeout, workers=1, app=app) as pool:
         worker = pool.answer()[0 if app == ASYNC else 1]
         assert get(folder, "/fail") == 500
@@ -120,7 +120,7 @@ def test_the_status_lists_them(folder: Path, app: str) -> None:
         assert abs(error["time"] - time.time()) < 60
         (slow,) = noted(address, "recent_slow", lambda notes: notes)
         assert slow["line"] == "GET /short"
-        assert slow["seconds"] >= 0.5
+        assert slow["seconds"] >= 1.5
         assert get(folder, "/sleep") == 504
         late = noted(address, "recent_errors", lambda notes: len(notes) == 2)[0]
         assert (late["line"], late["what"]) == ("GET /sleep", "request_timeout")

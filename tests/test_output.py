@@ -50,7 +50,7 @@ def test_lines_are_told_with_their_worker(folder: Path) -> None:
         pool.wait_for(f"\\[WARNING\\] .*{said}stderr: to stderr: \\\\x1b\\[31m\u20ac\n")
         pool.wait_for(f"{said}stderr: \\[forged\\] a line\n")
         # Fulgate's own lines do not take that way.
-        assert re.search(r'^- - - .*"GET /say HTTP/1\.1" 200', pool.text, re.MULTILINE), pool.text
+        pool.wait_for(r'(?m)^- - - .*"GET /say HTTP/1\.1" 200')
         assert "no end" not in pool.text
     assert f"{said}stdout: \\xff and no end\n" in pool.text
 

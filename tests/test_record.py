@@ -121,10 +121,10 @@ def test_statuses_cuts_and_closes_are_compared(folder: Path) -> None:
     for name, function, words in (
         ("t", fails, ["appStatus was 0, is 7", "closed the connection, and now does not"]),
         ("u", cuts, ["the answer was cut"]),
-        ("v", says_nothing, ["no answer", "nothing came or was taken for 0.3 s"]),
+        ("v", says_nothing, ["no answer", "nothing came or was taken for 1.5 s"]),
     ):
         with responder(folder / name, function) as one:
-            done = here("replay", "file", one.endpoint, "--timeout", "0.3", cwd=folder)
+            done = here("replay", "file", one.endpoint, "--timeout", "1.5", cwd=folder)
         assert done.returncode == 1
         for word in words:
             assert word in done.stdout

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fulgate.client.connection import Answer, call
+from fulgate.config import Config
 from fulgate.errors import AnswerCut
+from fulgate.reload import Reloader
 from tests.command import Served, refused
 from tests.processes import SOURCE
 
@@ -37,11 +39,11 @@ def write(folder: Path, number: int) -> None:
 
 def ask(server: Served, path: str = "/") -> Answer:
     names = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": path, "REQUEST_URI": path}
-    return call(server.endpoints[0], names, timeout=20)
+    return call(server.endpoints[0], names, timeout=60)
 
 
 def wait_for(server: Served, what: Callable[[Answer], bool]) -> Answer:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what(answer := ask(server)):
         assert time.monotonic() < deadline, (answer.body, server.text)
         time.sleep(0.01)
@@ -95,6 +97,34 @@ def test_changes_are_served(server: Served, folder: Path) -> None:
     assert not (folder / "app.sock").exists()
 
 
+def test_a_change_while_the_first_child_starts_is_seen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started(Reloader):
+        seen: list[str]
+
+        def _start(self, problem: str = "") -> None:
+            if not problem:
+                write(folder, 2)  # a moment after it has read the first one
+
+        def _changed(self, paths: list[str]) -> None:
+            self.seen = paths
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def _look(self) -> None:
+            looks.append(1)
+            if len(looks) > 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    looks: list[int] = []
+    write(folder, 1)
+    monkeypatch.chdir(folder)
+    reloader = Started(Config(app="site_app:app", graceful_timeout=0), [])
+    reloader.seen = []
+    assert reloader.run() == 0
+    assert f"{folder}/site_app.py" in reloader.seen
+
+
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in found.split()]
@@ -102,7 +132,10 @@ def children(pid: int) -> list[int]:
 
 def test_no_child_outlives_its_parent(server: Served) -> None:
     wait_for(server, lambda a: a.status == 200)
-    pids = children(server.process.pid)
+    deadline = time.monotonic() + 20
+    while len(pids := children(server.process.pid)) < 2:  # one that serves, and a spare one
+        assert time.monotonic() < deadline, server.text
+        time.sleep(0.01)
     assert len(pids) == 2
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(10)

@@ -19,7 +19,7 @@ import pytest
 from fulgate.client.connection import call
 from tests.alone import alone_with, unused_user
 from tests.servers import PATH, Running
-from tests.servers.web import PATIENCE, appears, request
+from tests.servers.web import PATIENCE, appears, eventually, logs, request
 from tests.spawned import Account, page
 from tests.spawned.servers import HTACCESS, SpawnFCGI, cgi, fcgid, lighttpd
 
@@ -126,7 +126,7 @@ def test_mod_fcgid(account: Account, script: Path, running: Running) -> None:
     assert chunked["length"] == 2 * len(BODY)
 
     assert request(apache.port, "/app.fcgi/raise").status == 500
-    assert "ValueError: a fault of the application" in (apache.folder / "error.log").read_text()
+    logs(apache, "ValueError: a fault of the application")
     assert said(request(apache.port, "/app.fcgi").body)["pid"] == facts["pid"]
 
     apache.stop()
@@ -205,8 +205,8 @@ def test_the_recipe(account: Account, script: Path, running: Running) -> None:
     ]
     assert request(apache.port, "/style.css").body == b"body {}\n"  # Apache's own
     assert request(apache.port, "/raise").status == 500
-    log = (account.home / "app.log").read_text()
-    assert "ValueError: a fault of the application" in log
+    log = account.home / "app.log"
+    eventually(lambda: "ValueError: a fault of the application" in log.read_text(), "it is logged")
     assert "ValueError" not in (apache.folder / "error.log").read_text()
 
 

@@ -30,7 +30,11 @@ def project(folder: Path) -> Path:
 
 
 def open_files(pid: int) -> list[str]:
-    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed in the meantime
+            found.append(os.readlink(path))
+    return found
 
 
 def title(pid: int) -> str:
@@ -263,7 +267,7 @@ def app(environ, start_response):
     path = environ["PATH_INFO"]
     status = None
     if path == "/orphan":
-        subprocess.run(["sh", "-c", "sleep 3 & exit 0"])
+        subprocess.run(["sh", "-c", "sleep 100 & exit 0"])
     if path == "/child":
         status = subprocess.run(["sh", "-c", "sleep 0.2; exit 7"]).returncode
     if path == "/slow":
@@ -309,6 +313,7 @@ def test_the_first_process_of_a_container_reaps_orphans_and_passes_signals_on(
         served.ask("/orphan")
         (orphan,) = children(served.first) - before
         until(lambda: comm(orphan) == "sleep")
+        os.kill(orphan, signal.SIGKILL)
         until(lambda: orphan not in children(served.first))  # a zombie would stay there
         (folder / "log").rename(folder / "old")
         os.kill(served.first, signal.SIGUSR1)

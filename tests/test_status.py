@@ -51,7 +51,7 @@ def get(endpoint: str, path: str, query: str = "") -> Answer:
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": "HTTP/1.1",
         },
-        timeout=20,
+        timeout=100,
     )
 
 
@@ -71,18 +71,25 @@ def server(folder: Path) -> Iterator[Served]:
 
 
 def wait_for(address: str, what: Any) -> dict[str, Any]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not what((found := document(address))["pools"][0]):
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
     return found
 
 
+def counted(totals: dict[str, Any]) -> int:
+    """How many requests are in each of the figures?"""
+    latencies = sum(count for _, count in totals["latency"])
+    return int(min(totals["requests"], sum(totals["answers"].values()), latencies))
+
+
 def test_numbers_are_those_of_the_load(server: Served, folder: Path) -> None:
     address = f"unix:{folder}/status.sock"
     for number in range(40):
         get(server.endpoints[0], "/fail" if number % 10 == 0 else f"/{number}")
-    pool = wait_for(address, lambda pool: pool["totals"]["requests"] >= 40)["pools"][0]
+    # Of a thread that is just counting, some figures may be there before others.
+    pool = wait_for(address, lambda pool: counted(pool["totals"]) >= 40)["pools"][0]
     totals = pool["totals"]
     assert totals["requests"] == 40
     assert totals["answers"] == {"1xx": 0, "2xx": 36, "3xx": 0, "4xx": 0, "5xx": 4}
@@ -128,7 +135,7 @@ def test_it_answers_while_all_threads_are_busy(server: Served, folder: Path) -> 
     finally:
         (folder / "go").touch()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
 
 def test_an_observer_answers_for_a_pool_of_workers(folder: Path) -> None:

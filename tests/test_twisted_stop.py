@@ -73,7 +73,7 @@ def is_over(home: Path, twistd: Twistd) -> None:
 def test_one_signal_ends_it_with_idle_connections(home: Path, how: str) -> None:
     with start(home, how) as twistd, contextlib.ExitStack() as stack:
         clients = crowd(stack, home / "app.sock")
-        assert twistd.end(HOW[how]) < 5  # as a rule a tenth of a second
+        assert twistd.end(HOW[how]) < 20  # as a rule a tenth of a second; it would have 30
         assert all(raw.closed() for raw in clients)
         is_over(home, twistd)
 
@@ -100,19 +100,12 @@ def test_the_deadline_cuts_what_does_not_end(home: Path, how: str) -> None:
         raw.expect()
         raw.send(head("/stuck"), END)
         until((home / "started").exists, "it did not start")
-        assert twistd.end(HOW[how]) < 10  # the application would sleep for a minute
+        assert twistd.end(HOW[how]) < 30  # the application would sleep for a minute
         assert raw.closed()
         assert "stopped with 1 requests unfinished after 0.5 s" in twistd.text() or how.startswith(
             "reactor"
         )
         assert not (home / "app.sock").exists()
-
-
-def runs(twistd: Twistd) -> bool:
-    """Has its reactor set its handlers? It serves before that, and would end by the signal."""
-    status = Path(f"/proc/{twistd.pid}/status").read_text()
-    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 PLUGIN = ("fastcgi", "--app", "site_app:app", "--bind", "unix:app.sock?mode=666")
@@ -127,7 +120,6 @@ def test_sigterm_ends_the_plugin_with_status_0(home: Path, reactor: str) -> None
             raw.expect()
             raw.send(head("/slow"), END)
             until((home / "started").exists, "it did not start")
-            until(lambda: runs(twistd), "its reactor does not run")
             twistd.send(signal.SIGTERM)
             until(lambda: not (home / "app.sock").exists(), "it does not stop")
             twistd.send(signal.SIGTERM)  # one more does no harm
@@ -143,11 +135,9 @@ def test_the_status_of_a_process_that_is_not_ours_is_twistds(home: Path) -> None
     for number, how in ((signal.SIGTERM, "twistd -n"), (signal.SIGINT, "twistd -n")):
         with start(home, how) as twistd:
             assert twistd.process is not None
-            until(lambda twistd=twistd: runs(twistd), "its reactor does not run")  # type: ignore[misc]
             twistd.end(number)
             assert twistd.process.wait(PATIENCE) == -number
     with Twistd(home, "-n", *PLUGIN) as twistd:
         assert twistd.process is not None
-        until(lambda: runs(twistd), "its reactor does not run")
         twistd.end(signal.SIGINT)  # whoever presses Ctrl+C in a shell has its loops end
         assert twistd.process.wait(PATIENCE) == -signal.SIGINT

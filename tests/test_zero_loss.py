@@ -29,7 +29,7 @@ def nginx(running: Running, folder: Path) -> Nginx:
 
 
 def wait_for_ready(server: Served, count: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while len(re.findall(r"is ready$", server.text, re.MULTILINE)) < count:
         assert time.monotonic() < end, server.text
         time.sleep(0.02)

@@ -122,6 +122,7 @@ class Twistd:
             if self.daemon and STOPPED in self.text():
                 raise Refused(self.text())
             assert wait in self.text(), self.text()
+            until(lambda: self.ended() or self.runs(), "its reactor does not run")
         except BaseException:
             self._kill()
             raise
@@ -141,6 +142,15 @@ class Twistd:
         os.close(self._pidfd)
         if self.process is not None:
             self.process.wait(PATIENCE)
+
+    def runs(self) -> bool:
+        """Has its reactor set its handlers? It serves before that, and would end by a signal."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except FileNotFoundError:
+            return False
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
 
     def _pid(self) -> int:
         with contextlib.suppress(OSError, ValueError):

@@ -115,7 +115,12 @@ class Reloader:
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, self._stop.note) for number in numbers}
         try:
-            self._start()
+            # What changes is seen from here on: before an application is loaded, so that none can
+            # be older than its file. Meanwhile the spare child imports the server.
+            self._spare = self._spawn()
+            next(self._changes, None)
+            if not self._stop.is_set():
+                self._start()
             for changes in self._changes:
                 if changes:
                     self._changed(sorted({path for _, path in changes}))

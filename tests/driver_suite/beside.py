@@ -187,9 +187,11 @@ def test_a_large_body_is_read_as_it_comes(make_server: MakeServer) -> None:
 @pytest.mark.parametrize("kind", ["pieces", "one"])
 def test_a_large_answer_gives_way_to_small_ones(make_server: MakeServer, kind: str) -> None:
     size, began = 12_000_000, Flag()
+    small: list[int] = []
 
     def app(environ: Environ, start: Start) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/hello":
+            small.append(1)
             return answer(start, b"hello\n")
         write = start("200 OK", TEXT)
         write(b"now")
@@ -207,7 +209,8 @@ def test_a_large_answer_gives_way_to_small_ones(make_server: MakeServer, kind: s
         for id in (2, 3, 4):
             raw.expect(id)
             raw.send(whole(id))
-        # Nothing was read yet: what of the large one was written before is not much.
+        # Nothing is read until then: what of the large one was written before is not much.
+        until(lambda: len(small) == 3, "the small ones did not start")
         for id in (2, 3, 4):
             assert raw.answer(id).body == b"hello\n"
         assert len(raw.reader.answers[1].stdout) < 6_000_000
@@ -216,6 +219,7 @@ def test_a_large_answer_gives_way_to_small_ones(make_server: MakeServer, kind: s
 @pytest.mark.statement("18")
 def test_two_large_answers_take_turns(make_server: MakeServer) -> None:
     started = [Flag(), Flag()]
+    inside: list[int] = []
 
     def app(environ: Environ, start: Start) -> Iterable[bytes]:
         write = start("200 OK", TEXT)
@@ -223,6 +227,7 @@ def test_two_large_answers_take_turns(make_server: MakeServer) -> None:
         write(b"now")
         started[number - 1].set()
         started[2 - number].come()
+        inside.append(number)
         return [bytes([number]) * 2_000_000]
 
     served = make_server(app, threads=4)
@@ -230,6 +235,8 @@ def test_two_large_answers_take_turns(make_server: MakeServer) -> None:
         raw.expect(1)
         raw.expect(2)
         raw.send(whole(1, "/1"), whole(2, "/2"))
+        # Nothing is read until then, so that neither can have left before the other came.
+        until(lambda: len(inside) == 2, "they did not start")
         first, second = raw.answer(1), raw.answer(2)
     assert first.body == b"now" + b"\1" * 2_000_000
     assert second.body == b"now" + b"\2" * 2_000_000
@@ -638,12 +645,14 @@ def test_the_deadline_of_stop_cuts_all_that_are_on_a_connection(make_server: Mak
 
 def test_a_peer_that_does_not_read_and_goes(make_server: MakeServer) -> None:
     """Its threads are free again, and what was kept for it is gone."""
+    began: list[int] = []
     raised: list[int] = []
 
     def app(environ: Environ, start: Start) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/hello":
             return answer(start, b"hello\n")
         write = start("200 OK", TEXT)
+        began.append(1)
         try:
             for _ in range(100):
                 write(bytes(100_000))
@@ -657,7 +666,8 @@ def test_a_peer_that_does_not_read_and_goes(make_server: MakeServer) -> None:
     for id in (1, 2, 3):
         raw.expect(id)
     raw.send(*[whole(id, "/large") for id in (1, 2, 3)])
-    time.sleep(0.1)
+    until(lambda: len(began) == 3, "they did not start")
+    time.sleep(0.1)  # they wait for room by now, or are about to
     raw.socket.close()
     until(lambda: len(raised) == 3, "a write did not raise")
     with Raw(served.address) as other:

@@ -35,8 +35,8 @@ def test_stop_closes_idle_connections_at_once(make_server: MakeServer) -> None:
     for raw in clients:
         raw.request()
     began = time.monotonic()
-    assert served.stop(PATIENCE)
-    assert time.monotonic() - began < 5.0
+    assert served.stop(PATIENCE)  # connections are kept alive for longer than that
+    assert time.monotonic() - began < PATIENCE / 2
     for raw in clients:
         assert raw.closed()
         raw.socket.close()
@@ -134,7 +134,7 @@ def test_the_deadline_of_stop_cuts(make_server: MakeServer, log: Log) -> None:
     reading.come()
     clients[-1].until(1, bytes(1000))
     assert served.stop(0.2) is False
-    assert gate.raised == [Aborted]
+    until(lambda: gate.raised == [Aborted], "the write did not raise")
     for raw in clients:
         with pytest.raises(EOFError):
             raw.answer()

@@ -21,7 +21,7 @@ CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 NEXT = f"{CACHE}/fulgate/lighttpd-next"
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", NEXT])
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PATIENCE = 20.0  # seconds to start, and to stop
+PATIENCE = 60.0  # seconds to start, and to stop
 
 S = TypeVar("S", bound="RealServer")
 P = ParamSpec("P")

@@ -50,6 +50,9 @@ class Fulgate(RealServer):
         return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **self.env}
 
     def accepts(self) -> bool:
+        # It says where it listens a moment after it does: from then on its log is the tests'.
+        if b" serves " not in (self.folder / "stdio.log").read_bytes():
+            return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             try:

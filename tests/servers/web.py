@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import Protocol
 
 PATIENCE = 30.0  # seconds
 
@@ -44,11 +45,25 @@ def request(
         connection.close()
 
 
+def eventually(holds: Callable[[], object], what: str) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never: {what}")
+        time.sleep(0.005)
+
+
 def appears(path: Path) -> str:
     """Wait until a file is there and not empty; give its text."""
-    deadline = time.monotonic() + PATIENCE
-    while not (path.exists() and path.stat().st_size):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{path} did not come")
-        time.sleep(0.005)
+    eventually(lambda: path.exists() and path.stat().st_size, f"{path} comes")
     return path.read_text()
+
+
+class Logs(Protocol):
+    def log(self) -> str: ...
+
+
+def logs(server: Logs, text: str) -> None:
+    """Wait until a server's log has a text: it may be there only after the answer."""
+    eventually(lambda: text in server.log(), f"{text!r} is logged")

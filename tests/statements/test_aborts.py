@@ -10,7 +10,7 @@ from tests.apps import wait_for
 from tests.model import ABORT_REQUEST, CANT_MPX_CONN, PARAMS, REQUEST_COMPLETE, STDIN, UNKNOWN_ROLE
 from tests.raw import Raw, begin, environ, head, pairs, post, record, stream
 from tests.servers import Fulgate, Running
-from tests.statements import APP, query, statement, still_serves, written
+from tests.statements import APP, eventually, query, statement, still_serves, written
 
 
 @statement("15")
@@ -135,6 +135,7 @@ def test_abort_while_a_small_body_is_waited_for(running: Running, tmp_path: Path
 @statement("17")
 def test_aborts_leave_nothing_in_the_log(running: Running, tmp_path: Path) -> None:
     server = running(Fulgate, APP, "--threads", "1")
+    eventually(lambda: " serves " in server.log(), "it says that it serves")
     before = server.log()
     for path in ("/patient", "/reader", "/endless"):
         began, report = tmp_path / "began", tmp_path / "report"

@@ -53,7 +53,7 @@ def test_conversations(tough: Fulgate, segments: Segments, sizes: list[int], the
         if then == "says so":
             raw.end()
         if then in ("says so", "waits"):
-            ended = time.monotonic() + 20
+            ended = time.monotonic() + 60
             while chunk(raw):
                 assert time.monotonic() < ended, "it is not closed"
     if then == "waits":
@@ -61,5 +61,5 @@ def test_conversations(tough: Fulgate, segments: Segments, sizes: list[int], the
 
 
 def chunk(raw: Raw) -> bytes:
-    raw.socket.settimeout(20)
+    raw.socket.settimeout(60)
     return raw.socket.recv(65536)

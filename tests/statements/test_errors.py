@@ -12,7 +12,7 @@ import pytest
 from tests.model import BEGIN_REQUEST, GET_VALUES, PARAMS, STDIN
 from tests.raw import PATIENCE, Raw, begin, environ, head, pair, pairs, post, record, stream
 from tests.servers import Fulgate, Running
-from tests.statements import APP, query, serving, statement, still_serves
+from tests.statements import APP, eventually, query, serving, statement, still_serves
 
 
 @statement("29")
@@ -112,6 +112,7 @@ def one_line_and_closed(server: Fulgate, data: bytes) -> None:
     with Raw(server.socket) as raw:
         raw.send(data)
         assert raw.closed()  # nothing is shown to the client
+    eventually(lambda: server.log() != before, "it is logged")
     new = server.log().removeprefix(before).splitlines()
     assert len(new) == 1, new
     assert "closed a connection" in new[0]

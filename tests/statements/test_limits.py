@@ -145,7 +145,8 @@ def test_dribbled_params_cost_no_thread(running: Running, poller: str) -> None:
         still_serves(server)
         for n, raw in enumerate(dribblers):
             if n % 2:
-                raw.send(record(PARAMS, 1, b"\xff"))
+                with contextlib.suppress(ConnectionError):  # on a slow day its second is over
+                    raw.send(record(PARAMS, 1, b"\xff"))
         still_serves(server)
         dribble(dribblers[1::2], record(PARAMS, 1, b"x"))
         dribble(dribblers[::2], b"x")
