@@ -322,11 +322,17 @@ def test_a_worker_that_holds_its_interpreter_is_killed(folder: Path) -> None:
 
 def test_a_worker_that_holds_its_interpreter_before_it_is_ready_is_killed(folder: Path) -> None:
     # It serves from the moment on at which it is about to say that it is ready.
-    (folder / "myhooks.py").write_text(
-        "import time\n\ndef post_worker_init(worker):\n    if worker.number == 1: time.sleep(60)\n"
-    )
-    options = ("--request-timeout", "0.5", "--hooks", "myhooks")
-    with Pool(folder, *options, workers=1) as pool:
+    silent = """\
+from fulgate.processes import worker
+
+def tell(self, what, tell=worker._Life.tell):
+    if what == worker.READY and self.worker.number == 1: time.sleep(60)
+    tell(self, what)
+
+worker._Life.tell = tell
+"""
+    app = APP.replace("HELD = []", silent + "HELD = []")
+    with Pool(folder, "--request-timeout", "0.5", workers=1, app=app) as pool:
         worker = pool.worker()
         with pytest.raises(FulgateError):
             get(folder, "/stuck")
@@ -343,6 +349,39 @@ def test_a_stop_does_not_wait_for_an_application_that_loads(folder: Path, load: 
         workers = pool.workers
         assert pool.end() == 0
         assert "before it was ready" not in pool.text
+        assert not any(alive(pid) for pid in workers)
+
+
+@pytest.mark.parametrize("wait", ["time.sleep(60)", "__import__('ctypes').PyDLL(None).sleep(60)"])
+def test_a_stop_does_not_wait_for_a_hook_of_a_worker_that_does_not_serve_yet(
+    folder: Path, wait: str
+) -> None:
+    hook = f"def post_worker_init(worker):\n    open('loading', 'w').close(); {wait}\n"
+    (folder / "myhooks.py").write_text(f"import time\n\n{hook}")
+    with Pool(folder, "--hooks", "myhooks") as pool:
+        until((folder / "loading").exists)
+        workers = pool.workers
+        assert pool.end() == 0
+        assert "is killed" not in pool.text
+        assert not any(alive(pid) for pid in workers)
+
+
+@pytest.mark.parametrize("wait", ["await asyncio.sleep(60)", "time.sleep(60)"])
+def test_a_stop_does_not_wait_for_the_startup_of_an_asgi_application(
+    folder: Path, wait: str
+) -> None:
+    app = f"""\
+import asyncio, time
+
+async def app(scope, receive, send):
+    open("loading", "w").close()
+    {wait}
+"""
+    with Pool(folder, app=app) as pool:
+        until((folder / "loading").exists)
+        workers = pool.workers
+        assert pool.end() == 0
+        assert "is killed" not in pool.text
         assert not any(alive(pid) for pid in workers)
 
 

@@ -88,6 +88,7 @@ class Server:
         self.on_late: Callable[[], None] | None = None  # a request did not end in time
         self.on_spent: Callable[[], None] | None = None  # as many requests as `slot.most` are over
         self.on_blocked: Callable[[], None] | None = None  # nor does anything else run meanwhile
+        self.on_accepting: Callable[[], None] | None = None  # from now on it accepts
         self.watchdog: Watchdog | None = None  # is told by the driver that all is well
         self._driver: Threads | AioThread | None = None
         self._stopping = threading.Lock()
@@ -156,9 +157,12 @@ class Server:
             driver.late = self.on_late
             driver.most, driver.spent = slot.most, self.on_spent
             driver.watchdog = self.watchdog
+            if self.on_accepting is not None:
+                self.on_accepting()
         else:
             driver.aio.aside = aside
             driver.aio.watchdog = self.watchdog
+            driver.aio.on_accepting = self.on_accepting
             driver.watch.late = self.on_late
             driver.watch.blocked = self.on_blocked
             driver.watch.most, driver.watch.spent = slot.most, self.on_spent

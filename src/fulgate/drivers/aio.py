@@ -88,6 +88,7 @@ class Aio:
     loop: asyncio.AbstractEventLoop
     pass_on: PassOn | None = None  # takes idle connections at a stop
     watchdog: Watchdog | None = None
+    on_accepting: Callable[[], None] | None = None  # called when the application has started
 
     def __init__(
         self,
@@ -134,6 +135,8 @@ class Aio:
         self.watch.start()
         for sock in self._listeners:
             sock.setblocking(False)
+        if self.on_accepting is not None:
+            self.on_accepting()
         self.started = True
         self._accept_again()
         self._beat()

@@ -21,7 +21,7 @@ NAMES = {
     "pre_exec": "in the master, before it executes itself anew",
     "pre_fork": "in the master, with the worker that is about to be forked",
     "post_fork": "in the worker, before it gives up privileges and loads the application",
-    "post_worker_init": "in the worker, when it serves",
+    "post_worker_init": "in the worker, when the application is loaded, before it serves",
     "worker_int": "in the worker, at SIGTERM",
     "worker_abort": "in the worker, at SIGABRT",
     "worker_exit": "in the worker, at its end",

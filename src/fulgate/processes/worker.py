@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
+from types import FrameType
 from typing import Final, Protocol
 
 from fulgate import stacks
@@ -60,6 +61,7 @@ class Serves(Protocol):
     on_late: Callable[[], None] | None
     on_blocked: Callable[[], None] | None
     on_spent: Callable[[], None] | None
+    on_accepting: Callable[[], None] | None  # before it accepts, in whichever thread does
 
     def start(self) -> None: ...
     def adopt(self, connection: socket.socket, protocol: str) -> None: ...
@@ -107,20 +109,23 @@ class _Life:
         self.reader, self.writer = os.pipe()
         self.stopper: threading.Thread | None = None
         self.over = False
+        self.serving = False
+        self.booting = threading.Lock()  # whoever has it decides whether we still are
         os.set_blocking(self.reader, False)
         os.set_blocking(self.writer, False)
 
     def run(self, server: Serves, hooks: Hooks) -> None:
         """Serve until told otherwise, or until the master is gone."""
+        hooks.call("post_worker_init", self.worker)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGABRT):
-            signal.signal(number, lambda number, frame: self.arrived.put(number))
+            signal.signal(number, self.note)
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         server.on_late = self.late
         server.on_blocked = self.blocked
         server.on_spent = self.spent
+        server.on_accepting = self.serve
         stacks.register()  # before there is a request that may hold the interpreter
         server.start()
-        hooks.call("post_worker_init", self.worker)
         self.tell(READY)
         poll = select.poll()
         poll.register(self.master, select.POLLIN)
@@ -140,6 +145,19 @@ class _Life:
                 self.signal(server, self.arrived.get(), hooks)
             while not self.leaving.empty():
                 self.send(*self.leaving.get())
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Have a signal obeyed; SIGTERM at once where nobody can have been accepted."""
+        if number == signal.SIGTERM and not self.serving:
+            with self.booting:  # so that nobody is, meanwhile
+                if not self.serving:
+                    signal.signal(number, signal.SIG_DFL)
+                    os.kill(os.getpid(), number)
+        self.arrived.put(number)
+
+    def serve(self) -> None:
+        with self.booting:
+            self.serving = True
 
     def hear(self, server: Serves) -> bool:
         """Do what the master says; False when it is gone."""
