@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
-from fulgate import __version__, init, process
+from fulgate import __version__, init, process, whereabouts
 from fulgate.build import BUILD
 from fulgate.config import Config, Setting, settings
 from fulgate.endpoint import DEFAULT, FASTCGI, AllowedClients, Endpoint, check_exposed
@@ -106,7 +106,7 @@ def _option(setting: Setting) -> click.Option:
             [f"{name}/--no-{name[2:]}", setting.name], default=None, help=setting.help
         )
     return click.Option(
-        [*([setting.short] if setting.short else []), setting.option, setting.name],
+        [*setting.options, setting.name],
         type=kind,
         multiple=setting.many,
         metavar=metavar or None,
@@ -323,6 +323,8 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
     server = Server(_no_application, config, ended=logs.access)
     stack.callback(server.stop)
     server.bind()
+    status = tuple(server.status_endpoints)
+    whereabouts.tell([whereabouts.Place(tuple(server.endpoints), status, config.status_path)])
     if who is not None:  # afterwards, so that no code of the application runs as root
         logs.give_to(who.uid, who.gid)
         process.enter(config, who)

@@ -349,6 +349,7 @@ class Config:
         "",
         "File to write the process id to; only one process at a time can have it.",
         short="-p",
+        alias="--pidfile",
         metavar="FILE",
     )
     rlimit_files: int = process_setting(

@@ -50,9 +50,9 @@ def _entry(setting: Setting) -> str:
     option = f"`{setting.option}`"
     if setting.name == "app":
         option = "the command's argument"
-    elif setting.short:
-        option = f"`{setting.short}`, {option}"
-    elif setting.type is bool:
+    elif setting.type is not bool:
+        option = ", ".join(f"`{name}`" for name in setting.options)
+    else:
         option = f"`{setting.option}`, `--no-{setting.option[2:]}`"
     facts = [_kind(setting), f"default {_default(setting)}"]
     return (

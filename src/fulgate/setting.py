@@ -21,9 +21,9 @@ def setting(section: str, default: Any, help: str, **meta: Any) -> Any:
     """Declare a setting, as a field of a dataclass.
 
     `section` and `help` are for people. The rest: `short`, a short form for the CLI;
-    `choices`, the values that are allowed; `low` and `high`, the range of a number; `size=True`,
-    for bytes that may be written as 64k, 1M or 1G; `metavar`, what stands for the value;
-    `hidden=True`, for a secret, which is not shown.
+    `alias`, another name of the option; `choices`, the values that are allowed; `low` and `high`,
+    the range of a number; `size=True`, for bytes that may be written as 64k, 1M or 1G; `metavar`,
+    what stands for the value; `hidden=True`, for a secret, which is not shown.
     """
     shown = not meta.get("hidden", False)
     return field(default=default, repr=shown, metadata={"help": help, "section": section, **meta})
@@ -40,6 +40,7 @@ class Setting:
     help: str
     section: str
     short: str = ""
+    alias: str = ""
     metavar: str = ""
     choices: tuple[str, ...] = ()
     low: float = -math.inf
@@ -52,6 +53,11 @@ class Setting:
     def option(self) -> str:
         """Its option on the command line."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All names of that option."""
+        return tuple(name for name in (self.short, self.option, self.alias) if name)
 
     @property
     def variable(self) -> str:

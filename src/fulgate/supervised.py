@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from fulgate import process
+from fulgate import process, whereabouts
 from fulgate.config import Config
 from fulgate.endpoint import AllowedClients, Endpoint, bind_all
 from fulgate.errors import BindError, ConfigError
@@ -127,9 +127,20 @@ class Supervised:
             make = self._maker(name, config, listeners)
             plans.append(_plan(name, config, listeners, make, tell))
         self._pools = dict(pools)
+        self._tell_where(plans)
         if any(config.catch_workers_output for config in pools.values()):
             self._logs.keep_standard()
         return plans
+
+    def _tell_where(self, plans: Sequence[Plan]) -> None:
+        """Tell other commands where each pool is, and its status."""
+        places = []
+        for plan in plans:
+            config = self._pools[plan.name]
+            status = [one for text in config.status_bind for one in self._status[text]]
+            bind, told = (tuple(one.label for one in all_) for all_ in (plan.listeners, status))
+            places.append(whereabouts.Place(bind, told, config.status_path))
+        whereabouts.tell(places)
 
     def _teller(self, pool: str, decorate: bool) -> Tell:
         """Give what takes the lines that workers write."""

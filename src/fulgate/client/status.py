@@ -1,16 +1,18 @@
-"""Asks the HTTP socket of a server's setting status_bind."""
+"""Asks the HTTP socket of a server's setting status_bind, or for its setting status_path."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from fulgate.errors import BindError, ConfigError
+from fulgate.client.connection import call
+from fulgate.errors import BindError, ConfigError, FulgateError
 
-__all__ = ["ask", "document"]
+__all__ = ["Source", "ask", "document"]
 
 PATIENCE = 10.0  # seconds
 
@@ -24,6 +26,53 @@ class _Unix(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a status is: at an address over HTTP; with a path, at an endpoint, as a request there.
+
+    The methods raise ConfigError, and BindError if nobody answers.
+    """
+
+    address: str
+    path: str = ""
+
+    def text(self, query: str) -> str:
+        """Give the status as text, or what `query` names."""
+        return self._get(query)[1]
+
+    def document(self) -> dict[str, Any]:
+        """Give it all, as `fulgate.processes.status.Status.document` does."""
+        status, text = self._get("json&full")
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise BindError(
+                f"no status from {self.address}: it answers {status}, and no JSON"
+            ) from None
+        return found
+
+    def _get(self, query: str) -> tuple[int, str]:
+        if not self.path:
+            return ask(self.address, "/status?" + query)
+        params = {
+            "REQUEST_METHOD": "GET",
+            "SCRIPT_NAME": self.path,
+            "PATH_INFO": "",
+            "QUERY_STRING": query,
+            "REQUEST_URI": f"{self.path}?{query}",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+        }
+        try:
+            answer = call(self.address, params, timeout=PATIENCE)
+        except ConfigError:
+            raise
+        except (OSError, FulgateError) as error:
+            raise BindError(f"no status from {self.address}: {error}") from error
+        return answer.status, answer.text
 
 
 def _connection(address: str) -> http.client.HTTPConnection:
@@ -55,10 +104,5 @@ def ask(address: str, target: str) -> tuple[int, str]:
 
 
 def document(address: str) -> dict[str, Any]:
-    """Give the whole status, as `fulgate.processes.status.Status.document` does. Raises as ask."""
-    status, text = ask(address, "/status?json&full")
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise BindError(f"no status from {address}: it answers {status}, and no JSON") from None
-    return found
+    """Give the whole status of an address. Raises as `Source` does."""
+    return Source(address).document()

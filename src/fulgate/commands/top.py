@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fulgate.client.status import document
+from fulgate.client.status import Source
 from fulgate.commands.running import watched
 from fulgate.errors import BindError, ConfigError
 
@@ -18,11 +18,12 @@ __all__ = ["command"]
 @click.option("--interval", type=click.FloatRange(0.1), default=1.0, help="Seconds.")
 @click.option("--count", type=click.IntRange(0), default=0, help="Looks to take; 0 for no end.")
 @watched
-def command(address: str, interval: float, count: int) -> int:
+def command(source: Source, interval: float, count: int) -> int:
     """Show the status of a server that runs, live, until Ctrl+C.
 
     The address is that of its setting status_bind: http://127.0.0.1:9180 or unix:/run/status.sock.
-    Without it, the setting itself is read: of --config, or as `fulgate serve` finds it.
+    Instead of it, name the server by --pidfile, --bind or --pid; without any of these, the settings
+    are read: of --config, or as `fulgate serve` finds them.
     """
     try:
         from rich.console import Console
@@ -33,7 +34,7 @@ def command(address: str, interval: float, count: int) -> int:
         raise ConfigError("fulgate top needs rich: install fulgate[status]") from error
     console = Console()
     before: dict[str, Any] | None = None
-    now = document(address)
+    now = source.document()
     looks = 0
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
@@ -44,6 +45,6 @@ def command(address: str, interval: float, count: int) -> int:
             time.sleep(interval)
             before = now
             try:
-                now = document(address)
+                now = source.document()
             except BindError:  # it may be starting anew
                 before = None
