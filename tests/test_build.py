@@ -14,6 +14,9 @@ import pytest
 from fulgate import build, exchange
 from tests.servers.fulgate import ROOT
 
+# pip may have to fetch what builds, and the compiler its time.
+pytestmark = pytest.mark.timeout(1200)
+
 # The whole of a build is there only where the sources are.
 sources = pytest.mark.skipif(not (ROOT / "src").exists(), reason="src/ is out of the way")
 
@@ -33,7 +36,7 @@ def wheel(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=500,
     )
     return done, list((folder / "dist").glob("*.whl"))
 

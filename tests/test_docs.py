@@ -47,7 +47,7 @@ from tests.servers.snippets import SNIPPETS
 
 PACKAGE = Path(fulgate.__file__).parent
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 WEB_SERVERS = {name: kind.program for name, kind in SNIPPETS.items()}
 READ = {"text", "php", "go", "c"}
 LANGUAGES = {"python", "toml", "console", "ini", "sh", *READ, *WEB_SERVERS}

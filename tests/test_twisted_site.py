@@ -22,7 +22,7 @@ from tests.raw import Raw, head, post, record, stream
 from tests.servers import Nginx, Running, connect
 from tests.servers.fulgate import ROOT, Fulgate
 from tests.servers.nginx import location
-from tests.servers.web import appears, request
+from tests.servers.web import appears, logs, request
 
 pytestmark = pytest.mark.requires_server("nginx")
 
@@ -34,6 +34,7 @@ class Site(Fulgate):
     """tests/twisted_site.py as a process."""
 
     program: ClassVar[str] = "python"
+    says: ClassVar[bytes] = b""
 
     def __init__(self, folder: Path, kind: str, *options: str) -> None:
         super().__init__(folder, kind, *options)
@@ -265,7 +266,7 @@ def test_a_broken_answer_does_not_pass_for_whole(
 def test_errors(behind: Behind) -> None:
     nginx, site = behind("tree")
     assert request(nginx.port, "/fails").status == 500
-    assert "LookupError: this resource fails" in site.log()
+    logs(site, "LookupError: this resource fails")
     assert request(nginx.port, "/missing").status == 404
     assert request(nginx.port, "/about", "DELETE").status == 501
     answer = request(nginx.port, "/split")

@@ -20,6 +20,7 @@ class Fulgate(RealServer):
     """
 
     program: ClassVar[str] = "fulgate"
+    says: ClassVar[bytes] = b" serves "  # in its log, once it listens
 
     def __init__(
         self,
@@ -50,8 +51,8 @@ class Fulgate(RealServer):
         return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **self.env}
 
     def accepts(self) -> bool:
-        # It says where it listens a moment after it does: from then on its log is the tests'.
-        if b" serves " not in (self.folder / "stdio.log").read_bytes():
+        # A moment after it listens: from then on what is in its log is of the tests' doing.
+        if self.says not in (self.folder / "stdio.log").read_bytes():
             return False
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
