@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,12 @@ class Listening:
         out, _ = self._process.communicate(timeout=30)
         assert self._process.returncode == (1 if found(out) else 0), out
         return out
+
+    def interrupted(self) -> str:
+        """End it, and give what it says then."""
+        self._process.send_signal(signal.SIGINT)
+        _, errors = self._process.communicate(timeout=30)
+        return errors
 
 
 @contextmanager

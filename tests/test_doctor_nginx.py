@@ -235,6 +235,25 @@ def test_a_mistake_is_found_and_its_lines_put_it_right(
         nginx.stop()
 
 
+@pytest.mark.requires_server("nginx")
+def test_lines_go_into_the_file_that_the_block_stands_in(folder: Path, running: Running) -> None:
+    """As in Debian's sites-enabled, whose files have blocks, and include fastcgi_params there."""
+    site = folder / "site.conf"
+    text = GOOD.replace('fastcgi_param HTTP_PROXY "";', "").replace("fastcgi_keep_conn on;", "")
+    site.write_text(text)
+    with responder(folder / "app", serve_params) as one:
+        nginx = running(Configured, one.endpoint, f"include {site};")
+        before = nginx.file.read_text()
+        said = here("doctor", "--nginx", str(nginx.file), cwd=folder).stdout
+        assert found(said) == {Mistake.HTTPOXY, Mistake.NO_KEEP_ALIVE}
+        nginx.apply(said)
+        assert nginx.file.read_text() == before
+        assert nginx.ask(headers={"Proxy": "evil:1"})[1].get("HTTP_PROXY") is None
+        assert connections(nginx) == 1
+        assert findings(str(nginx.file)) == []
+        nginx.stop()
+
+
 @mends(Mistake.SOCKET, Mistake.FOLDER, by="--nginx", web="nginx")
 @pytest.mark.requires_root
 @pytest.mark.requires_server("nginx")

@@ -164,6 +164,13 @@ def test_it_answers_in_the_place_of_an_application(folder: Path, running: Runnin
     assert found(page) == {Mistake.HTTPOXY, Mistake.NO_KEEP_ALIVE}
 
 
+@pytest.mark.parametrize(("options", "hint"), [("", True), ("?mode=666", False)])
+def test_that_no_web_server_came_is_told(folder: Path, options: str, hint: bool) -> None:
+    with listening(folder, f"unix:{folder}/tap{options}") as doctor:
+        assert doctor.began.startswith("fulgate records ")
+        assert ("?group=www-data" in doctor.interrupted()) is hint
+
+
 def test_misuse_is_told(folder: Path) -> None:
     for arguments in (
         ["unix:/s", "--pid", "1"],

@@ -99,7 +99,12 @@ def _listen(listen: Endpoint, endpoint: Endpoint | None, connections: int) -> in
             endpoint = Endpoint("unix", path=os.path.join(folder, "page"))
             stack.enter_context(Server(_page(file), bind=(str(endpoint),)))
         if not write_down(listen, connectable(endpoint), file, connections, AllowedClients([])):
-            raise ConfigError(f"no web server connected to {listen}")
+            hint = (
+                ""
+                if listen.kind != "unix" or listen.group or listen.mode & 0o006
+                else ("; ?group=www-data behind the path would let one of that group connect")
+            )
+            raise ConfigError(f"no web server connected to {listen}{hint}")
         return sent.command(file)
 
 

@@ -89,7 +89,9 @@ def _read_file(file: str, into: Directive, prefix: str, via: Directive | None, d
             continue
         if not words:
             raise ConfigError(f"{file}:{line}: unexpected '{word}'")
-        made = Directive(words[0], words[1:], file, first, line, block, via=via)
+        # What is inside a block of an included file stands in that file.
+        by = via if block is into else None
+        made = Directive(words[0], words[1:], file, first, line, block, via=by)
         words = []
         block.block.append(made)
         if word == "{":
@@ -100,8 +102,7 @@ def _read_file(file: str, into: Directive, prefix: str, via: Directive | None, d
         elif made.name == "include" and made.arguments:
             pattern = os.path.join(prefix, made.arguments[0])
             for path in sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]:
-                # What is inside a block of an included file stands in that file.
-                _read_file(path, block, prefix, via or made, depth + 1)
+                _read_file(path, block, prefix, by or made, depth + 1)
     if opened or words:
         raise ConfigError(f"{file}: it ends inside of a block or a directive")
 
