@@ -138,7 +138,10 @@ def test_recipes(name: str, folder: Path) -> None:
     assert program.read_text() == place.put(expected)
     said = written.stderr.splitlines()
     assert said[0].startswith("fulgate: app.py is rewritten; what it was is ")
-    assert said[1:] == notes.splitlines()
+    assert said[1:] == place.put(notes).splitlines()
+    for options in re.findall(r"fulgate serve MODULE:APP (.* --bind .*)", written.stderr):
+        done = fulgate("check", "wsgiref.simple_server:demo_app", *options.split(), cwd=folder)
+        assert done.returncode == 0, done.stderr
     assert (folder / "app.py.bak").read_text() == place.put(before)
     assert program.stat().st_mode & 0o777 == 0o750
 
@@ -274,7 +277,11 @@ def test_arguments_of_paste_over_tcp(call: str, becomes: str) -> None:
         (SERVER + "\nWSGIServer(app, **options).run()", 3, "computed when the program runs"),
         (SERVER + "WSGIServer(app, bindAddress=a).run()", 2, "write bind="),
         (SERVER + "WSGIServer(app, environ={'A': 'b'}).run()", 2, "environ adds variables"),
-        (SERVER + "WSGIServer(app, roles=(2,)).run()", 2, "roles other than the Responder"),
+        (
+            SERVER + "WSGIServer(app, roles=(2,)).run()",
+            2,
+            "see fulgate.authorizer and fulgate.filter",
+        ),
         (SERVER + "WSGIServer(app, forceCGI=True).run()", 2, "FCGI_FORCE_CGI=Y"),
         (SERVER + "WSGIServer(app, jobClass=J).run()", 2, "the argument jobClass is unknown"),
         (SERVER + "s = WSGIServer(app)\nf(s)", 2, "used for more than s.run()"),
@@ -283,7 +290,7 @@ def test_arguments_of_paste_over_tcp(call: str, becomes: str) -> None:
         (SCGI + "WSGIServer(app, scriptName=name).run()", 2, "computed when the program runs"),
         (SCGI + "WSGIServer(app, allowedServers=[]).run()", 2, "no list of addresses"),
         (SERVER + "WSGIServer(app, scriptName='/a').run()", 2, "of another server's"),
-        ("from flup.middleware.gzip import G\nG(app)", 2, "has no counterpart yet"),
+        ("from flup.middleware.gzip import G\nG(app)", 2, "has no counterpart"),
         ("import bottle\nbottle.run('m:app', server='flup')", 2, "by a string"),
         ("import bottle\nbottle.run(server='flup', plugins=[p])", 2, "for Bottle itself"),
         (
@@ -311,6 +318,24 @@ def test_what_has_no_translation_is_named(program: str, line: int, why: str) -> 
     text = program.replace("from flup.server.fcgi", "from fulgate.flup.server.fcgi")
     text = text.replace("from flup.server.scgi", "from fulgate.flup.server.scgi")
     assert done.text == text  # it stays, on the drop-in where that has it
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "--threads 1 --pool-mode dynamic --workers 50 --max-spare-workers 5 --bind ..."),
+        (", minSpare=2, maxSpare=4, maxChildren=8, maxRequests=0, timeout=None",
+         "--workers 8 --min-spare-workers 2 --max-spare-workers 4 --bind ..."),
+        (", maxChildren=many, bindAddress='/a b'",
+         "--workers N --max-spare-workers 5 --bind 'unix:/a b'"),
+    ],
+)  # fmt: skip
+def test_how_to_start_what_had_processes_is_told(given: str, words: str) -> None:
+    done = migrate(f"from flup.server.fcgi_fork import WSGIServer\nWSGIServer(app{given}).run()\n")
+    (note,) = done.notes
+    assert note.text.endswith(words)
+    assert note.translated
+    assert "threads=1)" in done.text
 
 
 def test_the_value_of_run_and_an_unneeded_fallback_are_noted() -> None:

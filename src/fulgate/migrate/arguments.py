@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ipaddress
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +17,11 @@ __all__ = [
     "CGI",
     "FCGI",
     "FORK",
-    "PROCESSES",
+    "PREFORK",
     "SCGI",
     "SCGI_FORK",
     "SINGLE",
+    "SPARES",
     "Arguments",
     "Given",
     "Untranslatable",
@@ -27,6 +29,7 @@ __all__ = [
     "bind",
     "named",
     "number",
+    "prefork",
     "quote",
     "restrict",
     "speak",
@@ -68,13 +71,18 @@ FORKED = {FORK: "fcgi_fork", SCGI_FORK: "scgi_fork", AJP_FORK: "ajp_fork"}
 
 EVERYBODY = '("0.0.0.0/0", "::/0")'
 SPARES = "has no counterpart: all threads are started at once"
-PROCESSES = "has no counterpart yet: there is one process; start several under a supervisor"
+# What flup's servers with processes are told, as options of `fulgate serve`, with flup's defaults
+# where they are not Fulgate's.
+PREFORK = {
+    "maxChildren": ("--workers", "50"),
+    "minSpare": ("--min-spare-workers", ""),
+    "maxSpare": ("--max-spare-workers", "5"),
+    "maxRequests": ("--max-requests", ""),
+    "timeout": ("--request-timeout", ""),
+}
 DROPPED = {
     "minSpare": SPARES,
     "maxSpare": SPARES,
-    "maxChildren": PROCESSES,
-    "maxRequests": PROCESSES,
-    "timeout": PROCESSES,
     "multiplexed": "is not needed: several requests at once on a connection are served",
     "loggingLevel": "has no counterpart: the level of the logger `fulgate` is set by logging",
     "debug": "has no counterpart: a traceback goes to the log, never to the client",
@@ -151,6 +159,8 @@ def arguments_of(source: Source, call: ast.Call, names: Sequence[str]) -> Argume
     made.nodes[""] = node
     allowed = given.pop("allowedServers", None)
     script_name = given.pop("scriptName", None)
+    forked = names in FORKED
+    workers = {name: given.pop(name) for name in PREFORK if forked and name in given}
     take(source, made, given)
     if names in SPOKEN:
         protocol, default = SPOKEN[tuple(names)]
@@ -158,11 +168,41 @@ def arguments_of(source: Source, call: ast.Call, names: Sequence[str]) -> Argume
         restrict(source, made, allowed, script_name)
     elif allowed is not None or script_name is not None:
         raise Untranslatable(call, "it has an argument of another server's")
-    if names == SINGLE or names in FORKED:
+    if names == SINGLE:
         made.texts["threads"] = "1"  # such an application may never have met a second thread
-        if names != SINGLE:
-            made.notes.append((call, f"{FORKED[tuple(names)]} {PROCESSES}"))
+    elif forked:
+        prefork(source, made, call, FORKED[tuple(names)], workers)
     return made
+
+
+def prefork(source: Source, made: Arguments, node: ast.AST, name: str, workers: Given) -> None:
+    """Have one thread serve, and say how several processes do: `workers` is what flup was told."""
+    made.texts["threads"] = "1"  # such an application may never have met a second thread
+    words = ["--threads 1", "--pool-mode dynamic"]
+    for argument, (option, default) in PREFORK.items():
+        value = default
+        if argument in workers:
+            given = workers[argument][1]
+            value = number(source, given)
+            if not value.isdigit():
+                value = "" if _is_nothing(given) else "N"
+        if value not in ("", "0"):
+            words.append(f"{option} {value}")
+    try:
+        words.append(f"--bind {shlex.quote(ast.literal_eval(made.texts['bind']))}")
+    except (KeyError, ValueError, SyntaxError):
+        words.append("--bind ...")
+    made.notes.append(
+        (
+            node,
+            f"{name} has processes, and serve is one, with one thread; several are started by:"
+            f" fulgate serve MODULE:APP {' '.join(words)}",
+        )
+    )
+
+
+def _is_nothing(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and not node.value
 
 
 def speak(made: Arguments, protocol: str, default: str = "") -> None:
@@ -229,7 +269,11 @@ def without(source: Source, made: Arguments, name: str, node: ast.AST, value: as
             raise Untranslatable(node, "environ adds variables to each request")
     elif name == "roles":
         if source.get(value).strip("()[], ").rpartition(".")[2] != "FCGI_RESPONDER":
-            raise Untranslatable(node, "roles other than the Responder are not served yet")
+            raise Untranslatable(
+                node,
+                "a role other than the Responder's is a function"
+                " of its own here: see fulgate.authorizer and fulgate.filter",
+            )
     elif name == "forceCGI":
         if value_of(source, value):
             raise Untranslatable(node, "forceCGI is set by the environment: FCGI_FORCE_CGI=Y")

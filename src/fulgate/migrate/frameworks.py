@@ -9,13 +9,15 @@ import ast
 from collections.abc import Callable
 
 from fulgate.migrate.arguments import (
-    PROCESSES,
+    PREFORK,
+    SPARES,
     Arguments,
     Given,
     Untranslatable,
     bind,
     named,
     number,
+    prefork,
     quote,
     restrict,
     speak,
@@ -39,6 +41,14 @@ PASTE_OVER_TCP = (
     "wsgi_app", "global_conf", "scriptName", "host", "port", "allowedServers", "debug",
     "minSpare", "maxSpare",
 )  # fmt: skip
+# What Django's runfastcgi took beside, and `fulgate serve` takes, too.
+OF_DJANGO = {
+    "pidfile": "is an option of the command: fulgate serve MODULE:APP --pid FILE",
+    "workdir": "is an option of the command: fulgate serve MODULE:APP --chdir FOLDER",
+    "umask": "is an option of the command: fulgate serve MODULE:APP --umask MASK",
+    "minspare": SPARES,
+    "maxspare": SPARES,
+}
 PORTS = {"scgi": 4000, "ajp": 8009}
 EMPTY = [ast.dump(node) for node in (ast.Constant(None), ast.List([], ast.Load()))]
 
@@ -84,7 +94,7 @@ def bottle(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
         if value is not None and ast.dump(value) not in EMPTY:
             raise Untranslatable(call, f"{name} is for Bottle itself")
     for name, why in {
-        "reloader": "has no counterpart yet",
+        "reloader": "is an option of the command: fulgate serve MODULE:APP --reload",
         "debug": "is for Bottle itself: call bottle.debug(True)",
         "quiet": "has no counterpart: serve prints nothing",
         "interval": "goes with the reloader",
@@ -123,8 +133,11 @@ def django(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
         if values.pop("maxchildren", None):
             made.texts["threads"] = number(source, given["maxchildren"])
     else:
-        made.texts["threads"] = "1"
-        made.notes.append((call, f"method={method} {PROCESSES}"))
+        words = {name: name.lower() for name in PREFORK if name != "timeout"}
+        workers: Given = {
+            name: (call, given[word]) for name, word in words.items() if values.pop(word, None)
+        }
+        prefork(source, made, call, f"method={method}", workers)
     if values.get("errlog"):
         made.texts["error_logfile"] = quote(str(values.pop("errlog")))
     daemon = values.pop("daemonize", None)
@@ -133,7 +146,7 @@ def django(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:
         made.notes.append((call, why))
     for name, value in values.items():
         if value and str(value).lower() != "false":
-            made.drop(call, name, "has no counterpart here")
+            made.drop(call, name, OF_DJANGO.get(name, "has no counterpart here"))
     return made, ["from django.core.wsgi import get_wsgi_application"]
 
 
@@ -202,11 +215,12 @@ def _paste(source: Source, call: ast.Call, names: tuple[str, ...]) -> tuple[Argu
 
 
 def _paste_rest(source: Source, call: ast.Call, made: Arguments, given: Given) -> None:
-    take(source, made, given)
     name = _paste_name(source, call)
-    if name.endswith("_fork"):
-        made.texts["threads"] = "1"
-        made.notes.append((call, f"{name} {PROCESSES}"))
+    forked = name.endswith("_fork")
+    workers = {one: given.pop(one) for one in PREFORK if forked and one in given}
+    take(source, made, given)
+    if forked:
+        prefork(source, made, call, name, workers)
 
 
 def trac(source: Source, call: ast.Call) -> tuple[Arguments, list[str]]:

@@ -315,7 +315,7 @@ class Rewriting:
         places: list[ast.AST] = [*uses] or [node]
         for use in places:
             if use not in self._explained:
-                why = "is used for more than serving" if known else "has no counterpart yet"
+                why = "is used for more than serving" if known else "has no counterpart"
                 line = getattr(use, "lineno", 1)
                 self.notes.append(Note(line, f"{local} {why}: it is left as it is", False))
         if not known:
