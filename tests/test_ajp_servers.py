@@ -20,17 +20,25 @@ from tests.alone import free_port
 from tests.command import Served
 from tests.http_suite import *
 from tests.http_suite import APP, MakeSite, Site
+from tests.pages import Shown
 from tests.sequence import APP as COUNTED
 from tests.sequence import Sequence
 from tests.servers import Apache, Fulgate, Running, connect
-from tests.servers.apache import jk_lines
+from tests.servers.snippets import SNIPPETS
 from tests.servers.web import request
 from tests.test_zero_loss import wait_for_ready
 
 pytestmark = pytest.mark.requires_server("apache2", "mod_proxy_ajp")
 
-SECRET = "correct-horse"
-JK = pytest.mark.requires_server("mod_jk")
+PAGE = "ajp.md"
+SECRET = "change-me"  # as on the page
+SHOWN = {
+    "proxy-tcp": Shown(PAGE, "apache", '"ajp://127.0.0.1:8009/"', ()),
+    "proxy-unix": Shown(PAGE, "apache", "|ajp://localhost/", ()),
+    # mod_jk ends an answer that broke as if it were whole.
+    "jk": Shown(PAGE, "apache", "JkMount", ("mod_jk",), facts={"sees_breaks": False}),
+}
+WORKERS = Shown(PAGE, "properties", "worker.list", ())
 
 
 def serve(running: Running, *options: str) -> tuple[Fulgate, int]:
@@ -40,20 +48,23 @@ def serve(running: Running, *options: str) -> tuple[Fulgate, int]:
     return running(Fulgate, APP, *bind, *options, env=env, protocol="ajp"), port
 
 
-@pytest.fixture(params=["proxy-tcp", "proxy-unix", pytest.param("jk", marks=JK)])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.requires_server(*one.needs))
+        for name, one in SHOWN.items()
+    ]
+)
 def site(running: Running, request: pytest.FixtureRequest) -> MakeSite:
-    kind: str = request.param
+    """mod_proxy_ajp and mod_jk, run with the lines that the manual shows for them."""
+    one = SHOWN[request.param]
 
     def make(*options: str) -> Site:
-        fulgate, port = serve(running, *options)
-        if kind == "jk":
-            apache = running(Apache, *jk_lines(fulgate.folder, "/*", port, SECRET), modules=("jk",))
-            # mod_jk ends an answer that broke as if it were whole.
-            return Site(apache, fulgate, sees_breaks=False)
-        url = f"ajp://127.0.0.1:{port}"
-        if kind == "proxy-unix":
-            url = f"{fulgate.backend}|ajp://localhost"
-        return Site(running(Apache, f'ProxyPass "/" "{url}/" secret={SECRET} ping=5'), fulgate)
+        fulgate, backend = serve(running, *options)
+        folder, port = str(fulgate.folder), free_port()
+        workers = WORKERS.text(folder, port, backend)
+        (fulgate.folder / "workers.properties").write_text(workers)
+        apache = running(SNIPPETS["apache"], one.text(folder, port, backend), port)
+        return Site(apache, fulgate, **one.facts)
 
     return make
 

@@ -5,6 +5,7 @@ What a page's fences mean, from top to bottom, in a folder of the page's own:
 - `python`: a file, when the first line is a comment that names it; else a program that is run. What
   it prints is what stands as a comment behind its calls of print.
 - `toml`: a file, named in the same way, whose settings must be good.
+- `properties`: a file, named in the same way, for a web server.
 - `console`: commands behind "$ ", and what they print; "..." stands for anything. A server goes on
   in the background, until the next one is started; then it must end with status 0.
 - `nginx`, `apache`, `lighttpd`, `caddy`, `haproxy`, `h2o`: what the real server is run with from
@@ -50,7 +51,7 @@ PACKAGE = Path(fulgate.__file__).parent
 PATIENCE = 60.0  # seconds
 WEB_SERVERS = {name: kind.program for name, kind in SNIPPETS.items()}
 READ = {"text", "php", "go", "c"}
-LANGUAGES = {"python", "toml", "console", "ini", "sh", *READ, *WEB_SERVERS}
+LANGUAGES = {"python", "toml", "console", "ini", "properties", "sh", *READ, *WEB_SERVERS}
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -92,6 +93,7 @@ class Reader:
             "127.0.0.1:8000": f"127.0.0.1:{self.front_port}",
             "127.0.0.1:9000": f"127.0.0.1:{self.fastcgi_port}",
             "127.0.0.1:8009": f"127.0.0.1:{self.ajp_port}",
+            "port=8009": f"port={self.ajp_port}",
         }.items():
             text = text.replace(old, new)
         return here(text, str(self.folder), self.web_port)
@@ -137,6 +139,11 @@ class Reader:
         name = FILE_NAME.match(text)
         assert name, f"a file without a name:\n{text}"
         load(file=str(self.write(name[1], text)), environ={})
+
+    def read_properties(self, text: str) -> None:
+        name = FILE_NAME.match(text)
+        assert name, f"a file without a name:\n{text}"
+        self.write(name[1], text)
 
     def read_ini(self, text: str) -> None:
         commands = re.findall(r"^ExecStart=(\S+) serve (.*)$", text, re.MULTILINE)
@@ -293,6 +300,7 @@ def page_params() -> list[ParameterSet]:
             continue
         found = blocks((ROOT / name).read_text())
         servers = {WEB_SERVERS[b.language] for b in found if b.language in WEB_SERVERS}
+        servers |= {"mod_jk"} if any("JkMount" in b.text for b in found) else set()
         programs = {"curl"} if any("curl" in b.text for b in found) else set()
         marks = [pytest.mark.requires_server(*sorted(servers))] if servers else []
         marks += [pytest.mark.requires_program(*programs)] if programs else []

@@ -4,35 +4,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 
 from tests.alone import free_port
 from tests.http_suite import *
 from tests.http_suite import APP, MakeSite, Site
-from tests.pages import configuration
+from tests.pages import Shown
 from tests.servers import Fulgate, Running
-from tests.servers.fulgate import ROOT
 from tests.servers.snippets import SNIPPETS
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A configuration of a page: the first one of the web server's that holds `holds`.
-
-    `more` are what is added to it, each a text of it and what stands there then: lines that the
-    page names, without which this server collects an answer or refuses a large upload.
-    """
-
-    page: str
-    web: str
-    holds: str
-    needs: tuple[str, ...]
-    more: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-
 
 OTHERS = "other-servers.md"
 PASS = "fastcgi_pass fulgate;"
@@ -80,19 +59,12 @@ def site(running: Running, request: pytest.FixtureRequest) -> MakeSite:
     def make(*options: str) -> Site:
         fulgate = running(Fulgate, APP, *options)
         port = free_port()
-        text = configuration(one.page, one.web, one.holds, str(fulgate.folder), port)
-        for old, new in one.more.items():
-            assert text.count(old) == 1
-            text = text.replace(old, new)
+        text = one.text(str(fulgate.folder), port)
         return Site(running(SNIPPETS[one.web], text, port), fulgate, **one.facts)
 
     return make
 
 
-def test_what_is_added_stands_on_the_page() -> None:
-    for one in SHOWN.values():
-        page = (ROOT / "docs" / one.page).read_text()
-        for old, new in one.more.items():
-            for line in new.splitlines():
-                words = line.replace(old, "").strip().rstrip(";")
-                assert words in page, words
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_is_added_stands_on_the_page(name: str) -> None:
+    assert SHOWN[name].unsaid() == []

@@ -134,7 +134,7 @@ error-log: @folder/error.log
 
 class FixedApache(Apache):
     def __init__(self, folder: Path, text: str, port: int) -> None:
-        super().__init__(folder, text)
+        super().__init__(folder, text, modules=("jk",) if "JkMount" in text else ())
         self.fixed_port = port
 
 
