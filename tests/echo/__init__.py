@@ -1,6 +1,8 @@
 """Applications on several FastCGI servers that all answer with the request's own body.
 
-X-Method and X-Given say what else was asked; /missing is a 404, /stderr complains there.
+X-Method and X-Given say what else was asked; /missing is a 404, /stderr complains there. /size?N
+answers with N bytes, /stream with each piece of the body as it comes, /endless until nobody takes
+it any more, and then it makes the file that X-Given names.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +25,16 @@ from tests.command import Served
 from tests.servers import Running
 from tests.servers.php import PHP_FPM, PhpFpm
 
-__all__ = ["PEERS", "Peer", "app", "peer"]
+__all__ = ["PEERS", "PIECE", "Peer", "app", "pattern", "peer"]
 
 HERE = Path(__file__).parent
+PIECE = 8192  # bytes that /stream takes at a time
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
     """The same for Fulgate; it answers while it reads, in pieces of ?SIZE."""
-    path = environ["PATH_INFO"]
+    path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+    given = environ.get("HTTP_X_GIVEN", "")
     if path == "/stderr":
         environ["wsgi.errors"].write("a complaint\n")
     start_response(
@@ -37,12 +42,35 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
         [
             ("Content-Type", "text/plain"),
             ("X-Method", environ["REQUEST_METHOD"]),
-            ("X-Given", environ.get("HTTP_X_GIVEN", "")),
+            ("X-Given", given),
         ],
     )
-    size = int(environ["QUERY_STRING"]) if environ["QUERY_STRING"].isdigit() else 65536
-    while piece := environ["wsgi.input"].read(size):
-        yield piece
+    if path == "/size":
+        return _size(int(query))
+    if path == "/endless":
+        return _endless(given)
+    size = int(query) if query.isdigit() else PIECE if path == "/stream" else 65536
+    return iter(lambda: environ["wsgi.input"].read(size), b"")
+
+
+def pattern(size: int) -> bytes:
+    """Give what /size answers with."""
+    return (bytes(range(256)) * (size // 256 + 1))[:size]
+
+
+def _size(left: int) -> Iterator[bytes]:
+    while left > 0:
+        yield pattern(min(left, PIECE))
+        left -= PIECE
+
+
+def _endless(name: str) -> Iterator[bytes]:
+    try:
+        while True:
+            yield bytes(32768)
+            time.sleep(0.01)
+    finally:
+        Path(name).touch()
 
 
 @dataclass(frozen=True)
@@ -52,6 +80,7 @@ class Peer:
     name: str
     endpoint: str
     script_filename: str = ""
+    restart: Callable[[], None] = lambda: None  # stops it, which closes all connections
 
 
 PEERS = [
@@ -72,26 +101,55 @@ PEERS = [
 def peer(name: str, folder: Path, running: Running) -> Iterator[Peer]:
     """Run one of PEERS in a folder."""
     endpoint = f"unix:{folder}/sock"
-    if name == "fulgate":
-        options = ["--bind", endpoint, "--threads", "4", "--stderr"]
-        env = {"PYTHONPATH": f"{HERE.parents[1]}:{HERE.parents[1]}/src"}
-        with Served("tests.echo:app", *options, cwd=folder, env=env):
-            yield Peer(name, endpoint)
-    elif name == "php":
+    if name == "php":
         script = folder / "echo.php"
         script.write_bytes((HERE / "echo.php").read_bytes())
-        yield Peer(name, running(PhpFpm).endpoint, str(script))
-    else:
-        program = built(name)
-        with socket.socket(socket.AF_UNIX) as listener:
+        php = running(PhpFpm)
+
+        def restart_php() -> None:
+            php.stop()
+            php.start()
+
+        yield Peer(name, php.endpoint, str(script), restart_php)
+        return
+    with contextlib.ExitStack() as outer, contextlib.ExitStack() as stack:
+        if name == "fulgate":
+            start = _fulgate(folder, endpoint)
+        else:
+            program = built(name)
+            listener = outer.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(str(folder / "sock"))
             listener.listen(64)
-            process = subprocess.Popen([program], stdin=listener.fileno())
+            start = _program(program, listener)
+
+        def restart() -> None:
+            stack.close()
+            stack.enter_context(start())
+
+        stack.enter_context(start())
+        yield Peer(name, endpoint, restart=restart)
+
+
+Start = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+def _fulgate(folder: Path, endpoint: str) -> Start:
+    options = ["--bind", endpoint, "--threads", "4", "--stderr"]
+    env = {"PYTHONPATH": f"{HERE.parents[1]}:{HERE.parents[1]}/src"}
+    return lambda: Served("tests.echo:app", *options, cwd=folder, env=env)
+
+
+def _program(program: Path, listener: socket.socket) -> Start:
+    @contextlib.contextmanager
+    def start() -> Iterator[None]:
+        process = subprocess.Popen([program], stdin=listener.fileno())
         try:
-            yield Peer(name, endpoint)
+            yield
         finally:
             process.kill()
             process.wait(20)
+
+    return start
 
 
 _built: dict[str, Path] = {}
