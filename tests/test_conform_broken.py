@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conform import NUMBERS, PYTHON, Outcomes, conform
-from tests.conform.broken import DEFECTS
+from tests.conform.broken import DEFECTS, FURTHER
 from tests.servers.fulgate import ROOT
 
 PATIENCE = 20.0  # seconds
@@ -43,6 +43,7 @@ def held(defect: str, folder: Path, *options: str) -> Outcomes:
 
 def test_there_is_one_for_each_statement() -> None:
     assert DEFECTS == NUMBERS
+    assert {defect.rstrip("b") for defect in FURTHER} <= set(NUMBERS)
 
 
 @pytest.mark.slow
@@ -53,10 +54,11 @@ def test_without_a_defect_all_pass(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("defect", [*DEFECTS, *FURTHER])
 def test_a_defect_fails_its_statement_and_nothing_else(defect: str, folder: Path) -> None:
     found = held(defect, folder)
-    assert list(found.having("fail")) == [defect], found.having("fail")
+    number = defect.rstrip("b")
+    assert list(found.having("fail")) == [number], found.having("fail")
     assert found.having("not applicable") == {}
-    assert found.seen[defect]
+    assert found.seen[number]
     assert found.status == 1

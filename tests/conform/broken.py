@@ -36,6 +36,8 @@ from tests.model import (
 )
 
 DEFECTS: Final = (*map(str, range(1, 31)), *(f"R{n}" for n in range(1, 7)))
+# Further ways to break a statement.
+FURTHER: Final = ("1b", "2b", "3b", "6b", "9b", "10b", "16b", "18b", "20b", "21b", "24b", "30b")
 RESPONDER, AUTHORIZER, FILTER = 1, 2, 3
 VALUES: Final = {b"FCGI_MAX_CONNS": b"100", b"FCGI_MAX_REQS": b"100", b"FCGI_MPXS_CONNS": b"1"}
 ROOM = 16  # requests that may hold something at once
@@ -87,6 +89,8 @@ class Server:
         listed = os.environ.get("FCGI_WEB_SERVER_ADDRS", "")
         if not listed or not isinstance(peer, tuple) or self.defect == "2":
             return True
+        if self.defect == "2b" and ":" in peer[0]:
+            return True
         return peer[0] in [part.strip() for part in listed.split(",")]
 
 
@@ -98,6 +102,8 @@ class Connection(asyncio.Protocol):
         self.defect = server.defect
         self.data = b""
         self.requests: dict[int, Request] = {}
+        self.last = 0  # the id of the request that began last
+        self.over_ids: set[int] = set()
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -124,7 +130,7 @@ class Connection(asyncio.Protocol):
                 version, kind, id, length, padding = struct.unpack(">BBHHBx", self.data[:8])
                 if version != 1 and self.defect != "R2":
                     raise Malformed(f"version {version}")
-                if self.defect == "3" and not length:
+                if (self.defect == "3" and not length) or (self.defect == "3b" and not id):
                     padding = 0
                 if len(self.data) < 8 + length + padding:
                     break
@@ -132,7 +138,8 @@ class Connection(asyncio.Protocol):
                 self.data = self.data[8 + length + padding :]
                 self.take(kind, id, content)
         except Malformed as error:
-            print(f"closed a connection: {error}", file=sys.stderr, flush=True)
+            if self.defect != "30b" or not str(error).startswith("version"):
+                print(f"closed a connection: {error}", file=sys.stderr, flush=True)
             self.transport.close()
 
     def take(self, kind: int, id: int, content: bytes) -> None:
@@ -144,6 +151,8 @@ class Connection(asyncio.Protocol):
         elif request is None:
             if self.defect == "6" and kind == ABORT_REQUEST:
                 self.end(id)
+            if self.defect == "6b" and id in self.over_ids:
+                raise Malformed("a record of a request that is over")
         elif kind == ABORT_REQUEST:
             self.abort(request)
         elif kind == PARAMS:
@@ -151,6 +160,8 @@ class Connection(asyncio.Protocol):
         elif kind in request.streams:
             if not request.params_ended:
                 raise Malformed("a stream before the end of PARAMS")
+            if self.defect == "18b" and content and self.last in self.requests:
+                request = self.requests[self.last]
             if not (kind == DATA and self.defect == "28"):
                 request.streams[kind] += content
             request.ended[kind] = request.ended[kind] or not content
@@ -181,12 +192,15 @@ class Connection(asyncio.Protocol):
                 return
             raise Malformed(f"BEGIN_REQUEST of {len(content)} bytes")
         role, keep = content[0] << 8 | content[1], content[2] & 1 == 1
+        if self.defect == "20b" and not role:
+            role = RESPONDER
         if role not in (RESPONDER, AUTHORIZER, FILTER):
             self.end(id, protocol_status=UNKNOWN_ROLE)
-            if self.defect == "20":
+            if self.defect == "20" or not (keep or self.requests or self.defect == "9b"):
                 self.transport.close()
         elif not (self.defect == "18" and self.requests):
             self.requests[id] = Request(id, role, keep)
+            self.last = id
             self.server.arriving.add(self)
             asyncio.get_running_loop().call_later(PATIENCE, self.arrived, self.requests[id])
 
@@ -198,21 +212,27 @@ class Connection(asyncio.Protocol):
         state = "15" if not request.params_ended else "16" if request.ended[STDIN] else "17"
         if self.defect == state:
             return
-        if request.task is not None:
+        if request.task is not None and self.defect != "16b":
             request.task.cancel()
         self.over(request, 0)
+        if self.defect == "16b" and state == "16":
+            self.write(request, b"second\n")
 
     def end(self, id: int, app_status: int = 0, protocol_status: int = REQUEST_COMPLETE) -> None:
         self.send(END_REQUEST, id, struct.pack(">IB3x", app_status, protocol_status))
 
     def over(self, request: Request, app_status: int, refused: int = REQUEST_COMPLETE) -> None:
         self.requests.pop(request.id, None)
+        self.over_ids.add(request.id)
         self.server.arriving.discard(self)
         self.end(request.id, 0 if self.defect == "25" else app_status, refused)
         if not self.requests:
             if not request.keep and self.defect != "9":
                 self.transport.close()
             if self.defect == "10" and request.params_ended:
+                self.transport.close()
+            unread = request.streams[STDIN] and request.params.get(b"REQUEST_URI") == b"/hello"
+            if self.defect == "10b" and unread:
                 self.transport.close()
 
     def take_params(self, request: Request, content: bytes) -> None:
@@ -256,6 +276,10 @@ class Connection(asyncio.Protocol):
     def write(self, request: Request, data: bytes) -> None:
         if self.defect == "24":
             data = data.replace(b"Status: ", b"HTTP/1.1 ", 1)
+        if self.defect == "24b":
+            data = data.replace(b"Status: 200 OK", b"200 OK", 1)
+        if self.defect == "21b" and len(data) > LONG:
+            self.send(STDOUT, request.id)
         version = 2 if self.defect == "4" and len(data) > 500_000 else 1
         for at in range(0, len(data), LONG):
             self.send(STDOUT, request.id, data[at : at + LONG], version)
@@ -442,6 +466,11 @@ async def serve(path: str, server: Server) -> int:
         sock.bind(path)
     else:
         sock = socket.socket(fileno=os.dup(0))
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if server.defect == "1b":
+                await loop.connect_accepted_socket(lambda: Connection(server), sock)
+                return await stopped
+            return 0
         if server.defect == "1" and sock.family == socket.AF_UNIX:
             return 3
     make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
@@ -452,7 +481,7 @@ async def serve(path: str, server: Server) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--defect", default="", choices=["", *DEFECTS])
+    parser.add_argument("--defect", default="", choices=["", *DEFECTS, *FURTHER])
     parser.add_argument("--bind", default="")
     given = parser.parse_args()
     return asyncio.run(serve(given.bind, Server(given.defect)))

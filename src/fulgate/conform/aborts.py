@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from fulgate.conform.asking import Asking, Reply, says_hello
+from fulgate.conform.asking import Asking, Reply, expect_body, says_hello
 from fulgate.conform.statements import Failed, case, statement
+from fulgate.conform.streams import QUIET
 from fulgate.conform.target import HELLO, Target, begin, encode, stream
 from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
@@ -69,6 +70,10 @@ def _abort(asking: Asking) -> None:
         raise Failed(f"the application did not wait, but answered {reply.stdout[-40:]!r}")
     asking.send(record(ABORT_REQUEST, 1))
     _is_complete(asking.answer())
+    seen = len(asking.order)
+    asking.wait(lambda: len(asking.order) > seen, QUIET)  # that it closes is statement 10
+    if len(asking.order) > seen:
+        raise Failed(f"more came after END_REQUEST; {asking.shown()}")
 
 
 @statement("18", "5.5", "Concurrent ids are served, or refused with CANT_MPX_CONN")
@@ -91,12 +96,27 @@ def concurrent(target: Target) -> str:
         return "refused"
     if second.body != HELLO:
         raise Failed(f"the second: protocolStatus {second.protocol_status}, {second.stdout[:40]!r}")
+    if at_once:
+        _interleaved(target)
     return "served at once" if at_once else "served one after the other"
+
+
+def _interleaved(target: Target) -> None:
+    """Each request is to get the body that was sent for it."""
+    bodies = {1: b"one two three!", 2: b"123 456 789-0!"}
+    with Asking(target) as asking:
+        asking.send(*(target.head("/echo", id=id, length=len(body)) for id, body in bodies.items()))
+        for at in range(0, len(bodies[1]), 5):
+            asking.send(*(record(STDIN, id, body[at : at + 5]) for id, body in bodies.items()))
+        asking.send(*(record(STDIN, id) for id in bodies))
+        for id, body in bodies.items():
+            with case(f"the body of id {id}, interleaved with another"):
+                expect_body(asking.answer(id), body)
 
 
 @statement("20", "5.5", "UNKNOWN_ROLE for a role that is not served, and the connection is kept")
 def unknown_roles(target: Target) -> None:
-    for role in (4, 4242, 65_535):
+    for role in (4, 0, 4242, 65_535):
         with case(f"role {role}"), Asking(target) as asking:
             asking.send(begin(role=role))
             reply = asking.reply()

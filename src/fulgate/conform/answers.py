@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fulgate.conform.asking import Asking, expect_body, says_hello
+from fulgate.conform.asking import Asking, Reply, expect_body, says_hello
 from fulgate.conform.statements import Failed, case, statement
 from fulgate.conform.streams import quiet
 from fulgate.conform.target import HELLO, Target, begin, encode
@@ -26,6 +26,7 @@ def stdout_is_closed(target: Target) -> None:
         ("HEAD", "/hello", ""),
         ("GET", "/size", "0"),
         ("GET", "/size", "200000"),
+        ("GET", "/redirect", ""),
     ):
         with case(f"{method} {path}"), Asking(target) as asking:
             asking.send(target.request(path, query, more={"REQUEST_METHOD": method}))
@@ -33,6 +34,8 @@ def stdout_is_closed(target: Target) -> None:
             stdout = [one.content for one in records if one.kind == STDOUT]
             if not stdout or stdout[-1]:
                 raise Failed("END_REQUEST came before an empty record of STDOUT")
+            if b"" in stdout[:-1]:
+                raise Failed("more of STDOUT came after the empty record that closes it")
             if records[-1].kind != END_REQUEST:
                 raise Failed(f"{records[-1].name} came after END_REQUEST")
 
@@ -81,6 +84,7 @@ def output_is_cgi(target: Target) -> None:
         asking.send(target.request("/hello"))
         reply = asking.answer()
         _is_cgi(reply.stdout)
+        _is_head(reply)
         expect_body(reply, HELLO)
     with case("/redirect"), Asking(target) as asking:
         asking.send(target.request("/redirect"))
@@ -93,6 +97,14 @@ def output_is_cgi(target: Target) -> None:
 def _is_cgi(stdout: bytes) -> None:
     if stdout[:5].upper() == b"HTTP/":
         raise Failed(f"the answer begins with {stdout[:40]!r}")
+
+
+def _is_head(reply: Reply) -> None:
+    """RFC 3875, section 6: fields alone, and the type of what follows them."""
+    if wrong := [line for line in reply.head if not line.partition(b":")[1]]:
+        raise Failed(f"the head has {wrong[0][:40]!r}")
+    if not (reply.header(b"content-type") or b"").startswith(b"text/plain"):
+        raise Failed(f"there is no Content-Type: text/plain in {b' | '.join(reply.head)!r}")
 
 
 @statement("25", "6.2", "appStatus carries the application's exit status")

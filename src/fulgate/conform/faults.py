@@ -42,7 +42,7 @@ def logged(target: Target) -> str:
         "version 2": _version(begin(), 2) + target.request("/hello"),
         "a short BEGIN_REQUEST": record(BEGIN_REQUEST, 1, b"\0\1"),
     }
-    closed = ""
+    closed: list[str] = []
     for name, data in errors.items():
         with case(name), Asking(target) as asking:
             asking.send(data)
@@ -52,18 +52,21 @@ def logged(target: Target) -> str:
             if reply.body not in (b"", HELLO) or (reply.stdout and not reply.head):
                 raise Failed(f"the client is shown {reply.stdout[-60:]!r}")
             if asking.closed and not reply.ended:
-                closed = closed or name
+                closed.append(name)
     if not target.spawn:
         return "whether they are logged was not looked at: no --spawn"
     if not closed:
         return "nothing was taken for an error"
-    with spawned(target) as server, case(closed):
-        before = server.log()
-        with Asking(target, server.address) as asking:
-            asking.send(errors[closed])
-            asking.expect_end()
-        if not server.logs_more_than(before):
-            raise Failed("the connection was closed, and nothing was written to standard error")
+    with spawned(target) as server:
+        for name in closed:
+            with case(name), Asking(target, server.address) as asking:
+                before = server.log()
+                asking.send(errors[name])
+                asking.expect_end()
+                if not server.logs_more_than(before):
+                    raise Failed(
+                        "the connection was closed, and nothing was written to standard error"
+                    )
     return ""
 
 

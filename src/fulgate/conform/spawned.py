@@ -62,11 +62,13 @@ def spawned(
     family: int = socket.AF_INET,
     environ: Mapping[str, str] | None = None,
     source: str = "",
+    answers: bool = True,
 ) -> Iterator[Spawned]:
     """Start the target's command, which has answered once when this gives it; kill what is left.
 
     Its descriptor 0 is a listening socket, unless the command names the address by `{}`. `source`
-    is the address that may ask. Raises NotApplicable without a command, and Failed.
+    is the address that may ask; without `answers` it is not waited for. Raises NotApplicable
+    without a command, and Failed.
     """
     if not target.spawn:
         raise NotApplicable("there is no --spawn COMMAND to start it with")
@@ -84,7 +86,8 @@ def spawned(
         process = _start(target, address, listener, output, environ or {})
         stack.callback(_kill, process)
         server = Spawned(process, address, output)
-        _wait_for_answer(target, server, source)
+        if answers:
+            _wait_for_answer(target, server, source)
         yield server
 
 
@@ -156,9 +159,39 @@ def _wait_for_answer(target: Target, server: Spawned, source: str) -> None:
 def descriptor_0(target: Target) -> None:
     if any(PLACE in word for word in target.spawn):
         raise NotApplicable("the command of --spawn opens its own socket")
+    longest = 0.0  # seconds to start
     for name, family in (("a Unix socket", socket.AF_UNIX), ("a TCP socket", socket.AF_INET)):
+        began = time.monotonic()
         with case(name), spawned(target, family):
-            pass
+            longest = max(longest, time.monotonic() - began)
+    with case("a connection in the place of a listening socket"):
+        _is_not_spoken_to(target, max(target.timeout, 3 * longest))
+
+
+def _is_not_spoken_to(target: Target, seconds: float) -> None:
+    """So CGI is started: it may answer as CGI does, end, or listen elsewhere, but speak no FastCGI.
+
+    What should never happen is waited for these seconds.
+    """
+    ours, its = socket.socketpair()
+    with ours, its, tempfile.TemporaryFile() as out:
+        try:
+            process = subprocess.Popen(
+                target.spawn, stdin=its.fileno(), stdout=out, stderr=out, start_new_session=True
+            )
+        except OSError as error:
+            raise Failed(f"{target.spawn[0]}: {error.strerror}") from None
+        its.close()
+        try:
+            ours.settimeout(seconds)
+            ours.sendall(target.request("/hello"))
+            said = ours.recv(8)
+        except OSError:  # it is silent, or has ended
+            said = b""
+        finally:
+            _kill(process)
+        if said:
+            raise Failed(f"it speaks there: {said!r}")
 
 
 @statement(
@@ -177,7 +210,26 @@ def web_server_addrs(target: Target) -> str:
         addresses = {"FCGI_WEB_SERVER_ADDRS": "::1,127.0.0.2"}
         with spawned(target, socket.AF_INET6, addresses):
             pass
+    with case("IPv6, ::1, which is not listed"):
+        addresses = {"FCGI_WEB_SERVER_ADDRS": "127.0.0.2"}
+        with spawned(target, socket.AF_INET6, addresses, answers=False) as server:
+            _is_closed_at_last(target, server)
     return ""
+
+
+def _is_closed_at_last(target: Target, server: Spawned) -> None:
+    """The same as `_is_closed`, of a server whose start nobody has seen."""
+    until = time.monotonic() + START
+    while True:
+        try:
+            _is_closed(target, server)
+            break
+        except Failed as error:
+            if "END_REQUEST" in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.02)
+    if server.process.poll() is not None:
+        raise Failed(f"it ended: {server.last_words()}")
 
 
 def _is_closed(target: Target, server: Spawned) -> None:

@@ -10,15 +10,19 @@ from fulgate.conform.target import Target, begin, encode, stream
 from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
     DATA,
+    GET_VALUES,
+    NULL_REQUEST_ID,
     PARAMS,
     STDIN,
     encode_length,
+    encode_pair,
     record,
 )
 
 __all__ = ["QUIET", "quiet"]
 
 NAME = "CONFORM_VALUE"
+MPXS = encode_pair(b"FCGI_MPXS_CONNS", b"")
 DIGITS = b"0123456789"
 QUIET = 0.3  # seconds in which nothing may come
 
@@ -40,6 +44,21 @@ def padding(target: Target) -> None:
         with case(f"padding of {size} bytes"), Asking(target) as asking:
             asking.send(target.request("/echo", "", DIGITS, padding=size))
             expect_body(asking.answer(), DIGITS)
+    asked = target.request("/hello")
+    if not _says_hello(target, record(GET_VALUES, NULL_REQUEST_ID, MPXS) + asked):
+        return  # what it makes of GET_VALUES is statement 11
+    for size in (1, 255):
+        with case(f"GET_VALUES with padding of {size} bytes"), Asking(target) as asking:
+            says_hello(asking, record(GET_VALUES, NULL_REQUEST_ID, MPXS, size) + asked)
+
+
+def _says_hello(target: Target, data: bytes) -> bool:
+    try:
+        with Asking(target) as asking:
+            says_hello(asking, data)
+    except Failed:
+        return False
+    return True
 
 
 @statement("4", "3.3", "What is sent has version 1 and at most 65,535 bytes of content")
@@ -71,6 +90,16 @@ def inactive(target: Target) -> None:
         asking.send(stream(STDIN, 1, DIGITS[5:]))
         expect_body(asking.answer(), DIGITS)
         _only_for_1(asking)
+    # Of a request that is over, which a web server may be sending still.
+    late = b"".join([record(kind, 1, b"late") for kind in (STDIN, DATA)])
+    late += record(STDIN, 1) + record(ABORT_REQUEST, 1)
+    with case("after a request"), Asking(target) as asking:
+        says_hello(asking, target.request("/hello"))
+        asking.reply().records.clear()
+        asking.send(late)
+        says_hello(asking, target.request("/hello", id=2), 2)
+        if asking.reply().records:
+            raise Failed(asking.shown())
 
 
 def _only_for_1(asking: Asking) -> None:
@@ -118,12 +147,26 @@ def closes(target: Target) -> None:
             asking.send(target.request(path, query, keep=False))
             asking.answer()
             asking.expect_end()
+    with case("a request with a body"), Asking(target) as asking:
+        asking.send(target.request("/echo", "", DIGITS, keep=False))
+        expect_body(asking.answer(), DIGITS)
+        asking.expect_end()
+    with case("a refused one"), Asking(target) as asking:
+        asking.send(begin(role=4242, keep=False), target.request("/hello", keep=False)[16:])
+        reply = asking.reply()
+        asking.wait(lambda: reply.ended or asking.closed)
+        if reply.ended:  # if not, it breaks statement 20
+            asking.expect_end()
 
 
 @statement("10", "5.1", "With KEEP_CONN the application does not close")
 def keeps(target: Target) -> None:
     with Asking(target) as asking:
-        for id, path, query in ((1, "/hello", ""), (2, "/size", "300000"), (1, "/hello", "")):
+        for id, path, query in ((1, "/hello", ""), (3, "/size", "300000"), (1, "/hello", "")):
             asking.reply(id).records.clear()
             asking.send(target.request(path, query, id=id))
             asking.answer(id)
+        with case("a body that the application does not read"):
+            asking.reply(1).records.clear()
+            says_hello(asking, target.request("/hello", "", b"x" * 1000))
+            says_hello(asking, target.request("/hello", id=2), 2)
