@@ -45,8 +45,6 @@ def test_what_comes_after_the_end_of_an_answer_is_ignored(serve: Make, log: Log)
     assert not log.tracebacks()
 
 
-# By it mypyc throws into what compiled code awaits.
-@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature of throw")
 @pytest.mark.parametrize("status", ["413 Content Too Large", "504 Gateway Timeout"])
 @pytest.mark.parametrize("began", [False, True], ids=["before", "amid"])
 def test_send_raises_once_the_server_has_ended_the_answer(

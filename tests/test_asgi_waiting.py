@@ -15,8 +15,6 @@ from tests.test_drivers import log
 __all__ = ["log", "serve"]
 
 
-# What mypyc makes of a coroutine throws so into what it awaits.
-@pytest.mark.filterwarnings("ignore:the .type, exc, tb. signature of throw:DeprecationWarning")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_each_task_that_waits_is_told(serve: Make, loop: str) -> None:
     if loop == "uvloop":
@@ -51,6 +49,22 @@ def test_each_task_that_waits_is_told(serve: Make, loop: str) -> None:
         waiting.come()
     over.come()
     assert told == ["http.disconnect"] * 2
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_a_thread_has_raised_is_raised_by_send(serve: Make, loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await send(START)
+        try:
+            await send({"type": "http.response.pathsend", "path": "/not/there"})
+        except FileNotFoundError:
+            await send(body(b"not there"))
+
+    with raw(serve(app, lifespan="off", loop=loop)) as client:
+        assert client.request().body == b"not there"
 
 
 def test_requests_that_wait_share_the_names_of_their_params(serve: Make) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP request, answered by an ASGI application (ASGI 3.0, "HTTP & WebSocket", version 2.4)."""
+"""One HTTP request, answered by an ASGI application (ASGI 3.0, "HTTP & WebSocket", version 2.5)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wsgiref.util import is_hop_by_hop
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange, Headers
 from fulgate.gateways.asgi_scope import Message, Scope, make_scope, share_names
+from fulgate.gateways.awaited import Awaited, in_thread
 from fulgate.gateways.head import (
     ANY_BODY,
     CONTENT_LENGTH,
@@ -243,7 +244,7 @@ class Http:
             if not self._waited:
                 self._waited = True
                 share_names(exchange)
-            await self._changed.next()
+            await Awaited(self._changed.next())
 
     def _is_empty_upgrade(self) -> bool:
         """lighttpd leaves STDIN open where it may upgrade, although no body comes."""
@@ -336,7 +337,7 @@ class Http:
         """Wait until the client has read enough."""
         exchange = self._exchange
         while self._paused and not exchange.aborted:
-            await self._changed.next()
+            await Awaited(self._changed.next())
         if exchange.aborted and not exchange.ended:
             raise Aborted("the request was given up by the web server")
 
@@ -351,7 +352,7 @@ class Http:
         if uri and self._exchange.status[:3] == "200":
             self._redirect(uri)
             return
-        await self._send_open(await asyncio.get_running_loop().run_in_executor(None, _open, name))
+        await self._send_open(await in_thread(_open, name))
 
     async def _send_named(self, path: str) -> None:
         """Send the file that X-Sendfile names, or have nginx send it: as `XSendfile` for WSGI."""
@@ -364,12 +365,12 @@ class Http:
             else:
                 self._redirect(uri)
             return
-        run = asyncio.get_running_loop().run_in_executor
-        file = await run(None, _open_below, path, [folder for folder, _ in roots])
-        if isinstance(file, OSError):
-            self._refuse_file(path, file)
-        else:
-            await self._send_open(file)
+        try:
+            file = await in_thread(open_below, path, [folder for folder, _ in roots])
+        except OSError as error:
+            self._refuse_file(path, error)
+            return
+        await self._send_open(file)
 
     def _refuse_file(self, path: str, error: OSError) -> None:
         self._line.refuse(self._exchange, refused_file(path, error))
@@ -387,7 +388,6 @@ class Http:
     async def _send_open(self, file: BinaryIO) -> None:
         """Send a file as the body, to where it ends now, or to where Content-Length says."""
         exchange = self._exchange
-        run = asyncio.get_running_loop().run_in_executor
         self._sending = self._complete = True
         try:
             size = os.fstat(file.fileno()).st_size
@@ -397,12 +397,12 @@ class Http:
                 self._left = -1 if self._bodiless else size
             elif self._left > size:
                 raise RuntimeError(f"the file is shorter than its Content-Length of {self._length}")
-            while self._left > 0 and (piece := await run(None, file.read, min(PIECE, self._left))):
+            while self._left > 0 and (piece := await in_thread(file.read, min(PIECE, self._left))):
                 self._body(piece, True)
                 await self._drain()
             self._body(b"", False)
         finally:
-            await run(None, file.close)
+            await in_thread(file.close)
 
     def _internal(self, name: str) -> str:
         """Give the URI under which nginx has a file, all links followed; "" where it has not."""
@@ -414,15 +414,6 @@ class Http:
 
 def _open(path: str) -> BinaryIO:
     return open(path, "rb")
-
-
-def _open_below(path: str, roots: list[str]) -> BinaryIO | OSError:
-    # The error is given, not raised: what mypyc makes of an await throws it by a signature that
-    # Python 3.12 deprecates, and where warnings are errors that would be raised in its place.
-    try:
-        return open_below(path, roots)
-    except OSError as error:
-        return error
 
 
 def _real(path: str) -> str:
