@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from fulgate.client.status import document
-from fulgate.processes.scoreboard import BUCKETS, bucket_limit, percentile
+from fulgate.processes.latency import bucket_limit, percentile
+from fulgate.processes.scoreboard import BUCKETS
 from tests.browser import Browser, browser
 from tests.command import Served, environment, fulgate
 

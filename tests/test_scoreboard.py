@@ -11,6 +11,8 @@ import pytest
 
 from fulgate.exchange import Exchange, Role
 from fulgate.processes import scoreboard
+from fulgate.processes.cell import bucket
+from fulgate.processes.latency import bucket_limit, percentile
 from fulgate.processes.scoreboard import (
     BUCKETS,
     BUSY,
@@ -20,9 +22,6 @@ from fulgate.processes.scoreboard import (
     STOPPING,
     PoolScore,
     Scoreboard,
-    bucket,
-    bucket_limit,
-    percentile,
 )
 
 

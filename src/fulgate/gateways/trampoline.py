@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Coroutine, Generator
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
 
 __all__ = ["deferred_of"]
+
+T = TypeVar("T")
 
 HINT: Final = "asyncio's loop does not run: it needs the reactor on it (twistd --reactor=asyncio)"
 
@@ -32,15 +34,11 @@ def deferred_of(coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return Deferred.fromCoroutine(_run(_without_loop(coroutine)))
-    task = loop.create_task(_run(_with_loop(coroutine, loop)))
+        return Deferred.fromCoroutine(_without_loop(coroutine))
+    task = loop.create_task(_with_loop(coroutine, loop))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
     return Deferred.fromFuture(task).addErrback(_translated)
-
-
-async def _run(steps: Any) -> Any:
-    return await steps  # a task takes only what `async def` makes
 
 
 def _translated(failure: Any) -> Any:
@@ -49,22 +47,46 @@ def _translated(failure: Any) -> Any:
     return failure
 
 
+async def _with_loop(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    def wait(awaited: Any) -> Generator[Any, Any, None]:
+        if isinstance(awaited, Deferred):
+            yield from _fired(awaited, loop)
+        else:
+            yield awaited
+
+    return await _run(coroutine, wait)
+
+
+async def _without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    def wait(awaited: Any) -> Generator[Any, Any, None]:
+        if not isinstance(awaited, Deferred):
+            what = "asyncio.sleep(0)" if awaited is None else repr(awaited)
+            raise RuntimeError(f"{what} is awaited: {HINT}")
+        yield awaited
+
+    try:
+        return await _run(coroutine, wait)
+    except (AttributeError, RuntimeError) as error:
+        if not _wants_loop(error):
+            raise
+        raise RuntimeError(f"{error}: {HINT}").with_traceback(error.__traceback__) from error
+
+
 @types.coroutine
-def _with_loop(
-    coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
-) -> Generator[Any, None, Any]:
+def _run(
+    coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Generator[Any, Any, None]]
+) -> Generator[Any, Any, T]:
+    """Run a coroutine, and have `wait` wait for what it awaits."""
     raised: BaseException | None = None
     while True:
         try:
             awaited = coroutine.send(None) if raised is None else coroutine.throw(raised)
         except StopIteration as end:
-            return end.value
+            result: T = end.value
+            return result
         raised = None
         try:
-            if isinstance(awaited, Deferred):
-                yield from _fired(awaited, loop)
-            else:
-                yield awaited
+            yield from wait(awaited)
         except BaseException as error:  # CancelledError, and GeneratorExit, are the coroutine's
             raised = error
 
@@ -89,29 +111,6 @@ def _fired(deferred: Deferred[Any], loop: asyncio.AbstractEventLoop) -> Generato
 
 def _cancelled(failure: Any) -> None:
     failure.trap(defer.CancelledError)
-
-
-@types.coroutine
-def _without_loop(coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    raised: BaseException | None = None
-    while True:
-        try:
-            awaited = coroutine.send(None) if raised is None else coroutine.throw(raised)
-        except StopIteration as end:
-            return end.value
-        except (AttributeError, RuntimeError) as error:
-            if not _wants_loop(error):
-                raise
-            raise RuntimeError(f"{error}: {HINT}").with_traceback(error.__traceback__) from error
-        raised = None
-        if not isinstance(awaited, Deferred):
-            what = "asyncio.sleep(0)" if awaited is None else repr(awaited)
-            raised = RuntimeError(f"{what} is awaited: {HINT}")
-            continue
-        try:
-            yield awaited
-        except BaseException as error:
-            raised = error
 
 
 def _wants_loop(error: BaseException) -> bool:

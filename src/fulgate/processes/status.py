@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 from fulgate.errors import ConfigError
 from fulgate.exchange import Reply
+from fulgate.processes.latency import bucket_limit, percentile
 from fulgate.processes.notes import ERROR, SLOW, Note
 from fulgate.processes.page import PAGE
 from fulgate.processes.scoreboard import (
@@ -21,8 +22,6 @@ from fulgate.processes.scoreboard import (
     ThreadScore,
     Totals,
     WorkerScore,
-    bucket_limit,
-    percentile,
 )
 
 __all__ = ["Status", "health", "open_metrics", "text_of"]
