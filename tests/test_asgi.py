@@ -1,4 +1,4 @@
-"""ASGI applications: what they are told, what they may answer, and how they start and end."""
+"""ASGI applications: what they are told, and what they may answer."""
 
 from __future__ import annotations
 
@@ -6,60 +6,21 @@ import asyncio
 import contextlib
 import functools
 import itertools
-import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fulgate
-from fulgate import Config, ConfigError, Server, StartupFailed
+from fulgate import Config, ConfigError, Server
 from fulgate.interface import interface_of
+from tests.asgi import START, App, Make, Message, Receive, Send, body, hello, raw, serve
 from tests.driver_suite.kit import END, Flag, Log, until
 from tests.model import ABORT_REQUEST, PARAMS, STDIN
-from tests.raw import PATIENCE, Raw, begin, environ, head, pairs, post, record, stream
-from tests.test_drivers import log  # noqa: F401
+from tests.raw import begin, environ, head, pairs, post, record, stream
+from tests.test_drivers import log
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-Make = Callable[..., Server]
-START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"a/b")]}
-
-
-@pytest.fixture
-def serve(folder: Path) -> Iterator[Make]:
-    started: list[Server] = []
-
-    def make(app: App, **settings: Any) -> Server:
-        path = folder / f"{len(started)}.sock"
-        settings.setdefault("loop", "asyncio")
-        server = Server(app, bind=(f"unix:{path}",), **settings)
-        started.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in started:
-        server.stop(1.0)
-
-
-def raw(server: Server) -> Raw:
-    return Raw(server.endpoints[0].removeprefix("unix:"))
-
-
-def body(data: bytes = b"", more: bool = False) -> Message:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-async def hello(scope: Message, receive: Receive, send: Send) -> None:
-    assert scope["type"] == "http"
-    await send(START)
-    await send(body(b"hello\n"))
+__all__ = ["log", "serve"]
 
 
 class Told:
@@ -318,7 +279,7 @@ LONG = {**START, "headers": [(b"content-length", b"3")]}
 )
 def test_500_when_nothing_was_sent(
     serve: Make,
-    log: Log,  # noqa: F811
+    log: Log,
     messages: list[Message],
     error: type[BaseException] | None,
 ) -> None:
@@ -332,7 +293,7 @@ def test_500_when_nothing_was_sent(
 @pytest.mark.parametrize("error", [LookupError, None])
 def test_a_broken_answer_does_not_pass_for_whole(
     serve: Make,
-    log: Log,  # noqa: F811
+    log: Log,
     error: type[BaseException] | None,
 ) -> None:
     server = serve(fails([START, body(b"first", True)], error), lifespan="off")
@@ -385,236 +346,6 @@ def test_heads(serve: Make) -> None:
         assert b"Content-Length: 4" in only.head
 
 
-def test_a_file_by_its_path(serve: Make, folder: Path) -> None:
-    data = bytes(range(256)) * 4096
-    (folder / "a b").write_bytes(data)
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        await send(START)
-        await send({"type": "http.response.pathsend", "path": str(folder / "a b")})
-
-    for settings in ({}, {"x_sendfile": "accel", "x_sendfile_root": (f"{folder}=/inside/",)}):
-        server = serve(app, lifespan="off", **settings)
-        with raw(server) as client:
-            found = client.request()
-            if settings:
-                assert b"X-Accel-Redirect: /inside/a%20b" in found.head
-                assert found.body == b""
-                assert b"Content-Length" not in found.head
-            else:
-                assert found.body == data
-                assert b"Content-Length: 1048576" in found.head
-            assert client.request(REQUEST_METHOD="HEAD").body == b""
-
-
-@pytest.mark.parametrize(
-    ("roots", "uri"),
-    [
-        (("/=/all/",), "/all{folder}/sub/%FF~b"),
-        (("{folder}=/out/", "{folder}/sub=/in/"), "/in/%FF~b"),  # the longest
-        (("{folder}/other=/in/",), ""),
-    ],
-)
-def test_the_uri_of_a_file_by_its_path(
-    serve: Make, folder: Path, roots: tuple[str, ...], uri: str
-) -> None:
-    (folder / "sub").mkdir()
-    path = os.fsdecode(os.fsencode(folder) + b"/sub/\xff~b")
-    Path(path).write_bytes(b"data")
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        await send(START)
-        await send({"type": "http.response.pathsend", "path": path})
-
-    named = tuple(root.format(folder=folder) for root in roots)
-    with raw(serve(app, lifespan="off", x_sendfile="accel", x_sendfile_root=named)) as client:
-        found = client.request()
-        assert found.body == (b"" if uri else b"data")
-        line = f"X-Accel-Redirect: {uri.format(folder=folder)}".encode()
-        assert (line in found.head) == bool(uri)
-
-
-def test_a_file_that_is_named_takes_the_place_of_the_body(
-    serve: Make,
-    folder: Path,
-    log: Log,  # noqa: F811
-) -> None:
-    (folder / "named").write_bytes(b"named\n")
-    (folder / "empty").touch()
-    (folder / "sub").mkdir()
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        path = f"{folder}{scope['path']}".encode()
-        headers = [(b"content-length", b"4"), (b"x-sendfile", path), (b"x-a", b"1")]
-        await send({"type": "http.response.start", "status": 201, "headers": headers})
-        if scope["query_string"] == b"raise":
-            raise LookupError("it broke")
-        if scope["query_string"] == b"pathsend":
-            await send({"type": "http.response.pathsend", "path": "/etc/passwd"})
-        else:
-            await send(body(b"bo", True))
-            await send(body(b"dy"))
-        await send(body(b"too late"))
-
-    for how, root in (("serve", str(folder)), ("accel", f"{folder}=/inside/")):
-        server = serve(app, lifespan="off", x_sendfile=how, x_sendfile_root=(root,))
-        with raw(server) as client:
-            for query in ("", "pathsend"):
-                found = client.request("/named", query)
-                if how == "serve":
-                    assert found.head == [b"Status: 201 Created", b"x-a: 1", b"Content-Length: 6"]
-                    assert found.body == b"named\n"
-                else:
-                    assert found.head[1:] == [b"x-a: 1", b"X-Accel-Redirect: /inside/named"]
-                    assert found.body == b""
-            assert client.request("/named", REQUEST_METHOD="HEAD").body == b""
-            assert client.request("/named", "raise").status == "500 Internal Server Error"
-            refused = client.request("/../secret")
-            assert (refused.status, refused.body) == ("403 Forbidden", b"403 Forbidden\n")
-            if how == "serve":
-                assert client.request("/empty").body == b""
-                for missing in ("/none", "/sub"):
-                    assert client.request(missing).status == "404 Not Found"
-    assert [line for line in log.lines() if "X-Sendfile: 403 Forbidden" in line]
-
-
-def test_a_file_is_sent_as_far_as_its_length(serve: Make, folder: Path) -> None:
-    """One that grows meanwhile, as a log does, and one of which the application wants a part."""
-    path = folder / "log"
-    path.write_bytes(b"line\n" * 100_000)
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", scope["query_string"])] if scope["query_string"] else []
-        await send({**START, "headers": headers})
-        task = asyncio.ensure_future(
-            send({"type": "http.response.pathsend", "path": str(folder / "log")})
-        )
-        growing = 0 if scope["query_string"] else 20
-        while not task.done():
-            if growing:
-                growing -= 1
-                with path.open("ab") as file:
-                    file.write(b"line\n" * 100_000)
-            await asyncio.sleep(0)
-        await task
-
-    with raw(serve(app, lifespan="off")) as client:
-        assert client.request("/", "5").body == b"line\n"
-        assert client.request("/", "500001").status == "500 Internal Server Error"
-        answer = client.request()
-        length = int(dict(line.split(b": ") for line in answer.head)[b"Content-Length"])
-        assert length == len(answer.body) >= 500_000
-
-
-# Start and end
-
-
-class Lifetime:
-    def __init__(self, *says: str) -> None:
-        self.says = list(says)
-        self.done: list[str] = []
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            assert scope["state"] == {"answer": 42}
-            scope["state"]["mine"] = 1
-            return await hello(scope, receive, send)
-        scope["state"]["answer"] = 42
-        for said in self.says:
-            message = await receive()
-            if said == "raise":
-                raise LookupError("no lifespan")
-            self.done.append(message["type"])
-            await send({"type": f"{message['type']}.{said}", "message": "the reason"})
-        return None
-
-
-def test_lifespan(serve: Make) -> None:
-    app = Lifetime("complete", "complete")
-    server = serve(app)
-    assert app.done == ["lifespan.startup"]
-    with raw(server) as client:
-        for _ in range(2):
-            assert client.request().body == b"hello\n"
-    assert server.stop()
-    assert app.done == ["lifespan.startup", "lifespan.shutdown"]
-
-
-@pytest.mark.parametrize("mode", ["auto", "on"])
-def test_a_startup_that_fails_ends_the_server(serve: Make, mode: str) -> None:
-    with pytest.raises(StartupFailed, match="the reason"):
-        serve(Lifetime("failed"), lifespan=mode)
-
-
-def test_an_application_may_have_no_lifespan(serve: Make) -> None:
-    with raw(serve(hello)) as client:
-        assert client.request().body == b"hello\n"
-    with pytest.raises(StartupFailed, match="AssertionError"):
-        serve(hello, lifespan="on")
-
-
-def test_a_shutdown_that_hangs_is_cancelled(serve: Make, log: Log) -> None:  # noqa: F811
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await asyncio.sleep(3600)
-
-    server = serve(app)
-    assert server.stop(0.2)
-    assert [line for line in log.lines() if "shutdown took longer" in line]
-
-
-def test_work_after_the_answer_may_end(serve: Make) -> None:
-    done = Flag()
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        await hello(scope, receive, send)
-        if scope["path"] == "/after":
-            await asyncio.sleep(0.1)
-            done.set()
-
-    server = serve(app, lifespan="off")
-    with raw(server) as client:
-        client.request("/after")
-        assert client.request().body == b"hello\n"  # meanwhile
-        assert server.stop(PATIENCE)
-    assert done.is_set()
-
-
-def test_what_does_not_end_is_cancelled(serve: Make, log: Log) -> None:  # noqa: F811
-    ready, cancelled = Flag(), Flag()
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        ready.set()
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            cancelled.set()
-
-    server = serve(app, lifespan="off")
-    with raw(server) as client:
-        client.expect()
-        client.send(head(), END)
-        ready.come()
-        assert server.stop(0.1) is False
-    cancelled.come()
-    assert [line for line in log.lines() if "1 requests unfinished" in line]
-
-
-def test_an_application_may_stop_its_server(serve: Make) -> None:
-    servers: list[Server] = []
-
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        servers[0].stop(5.0)
-        await hello(scope, receive, send)
-
-    servers.append(serve(app, lifespan="off"))
-    with raw(servers[0]) as client:
-        assert client.request().body == b"hello\n"
-        assert client.closed()
-
-
 # Which interface
 
 
@@ -642,34 +373,6 @@ def test_no_cgi_process_runs_it() -> None:
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Config(**settings)
-
-
-# In a loop that runs
-
-
-def test_in_a_loop_that_runs(folder: Path) -> None:
-    app = Lifetime("complete", "complete")
-
-    def ask(path: str) -> bytes:
-        with Raw(path) as client:
-            return client.request().body
-
-    async def main() -> None:
-        path = str(folder / "a.sock")
-        serving = asyncio.create_task(fulgate.aio.serve(app, bind=f"unix:{path}"))
-        while not app.done:
-            await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(ask, path) == b"hello\n"
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        async with fulgate.aio.Server(hello, bind=("tcp:127.0.0.1:0",)) as server:
-            assert server.endpoints[0].startswith("tcp:")
-        with pytest.raises(ConfigError):
-            await fulgate.aio.serve(lambda environ, start: [])
-
-    asyncio.run(main())
-    assert app.done == ["lifespan.startup", "lifespan.shutdown"]
 
 
 # Many

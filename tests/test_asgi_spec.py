@@ -11,11 +11,11 @@ import pytest
 from wsproto.events import CloseConnection
 
 from fulgate import Aborted
+from tests.asgi import START, Make, Message, Receive, Send, body, hello, raw, serve  # noqa: F401
 from tests.driver_suite.kit import END, Flag, Log, until
 from tests.model import STDIN
 from tests.raw import head, stream
 from tests.servers.fulgate import ROOT
-from tests.test_asgi import START, Make, Message, Receive, Send, body, hello, raw, serve  # noqa: F401
 from tests.test_drivers import log  # noqa: F401
 from tests.test_websocket import Client
 

@@ -18,6 +18,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from fulgate import Config
 from fulgate.interface import interface_of
+from tests.asgi import START, Make, Message, Receive, Send, body, hello, raw, serve  # noqa: F401
 from tests.asgi_types import RECEIVED, SCOPES, Checked, problems
 from tests.driver_suite.kit import END, until
 from tests.model import ABORT_REQUEST, STDIN
@@ -25,7 +26,6 @@ from tests.raw import head, post, record, stream
 from tests.servers import Fulgate, Nginx, Running
 from tests.servers.nginx import location
 from tests.servers.web import request
-from tests.test_asgi import START, Make, Message, Receive, Send, body, hello, raw, serve  # noqa: F401
 from tests.test_websocket import Client
 
 # asgiref's own have no types

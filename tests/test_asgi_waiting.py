@@ -7,9 +7,9 @@ import contextlib
 
 import pytest
 
+from tests.asgi import START, Make, Message, Receive, Send, body, raw, serve
 from tests.driver_suite.kit import END, Flag, until
 from tests.raw import head
-from tests.test_asgi import START, Make, Message, Receive, Send, body, raw, serve
 from tests.test_drivers import log
 
 __all__ = ["log", "serve"]

@@ -20,8 +20,8 @@ from fulgate.drivers.aio_watch import Watch
 from fulgate.errors import FulgateError
 from fulgate.exchange import Exchange, Role
 from fulgate.processes.scoreboard import OPEN, own_slot
+from tests.asgi import Make, serve  # noqa: F401
 from tests.command import Served
-from tests.test_asgi import Make, serve  # noqa: F401
 from tests.test_drivers import log  # noqa: F401
 from tests.test_master import Pool, cpu_of, until
 from tests.test_status import counted

@@ -22,10 +22,10 @@ from wsproto.extensions import Extension, PerMessageDeflate
 
 from fulgate import Server
 from fulgate.gateways.asgi_websocket import CLOSE_TIMEOUT
+from tests.asgi import Make, Message, Receive, Send, raw, serve  # noqa: F401
 from tests.driver_suite.kit import END, Flag, Log, until
 from tests.model import ABORT_REQUEST, STDIN
 from tests.raw import PATIENCE, head, record
-from tests.test_asgi import Make, Message, Receive, Send, raw, serve  # noqa: F401
 from tests.test_drivers import log  # noqa: F401
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
