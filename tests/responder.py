@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fulgate.exchange import Buffer, Exchange, Limits
-from fulgate.protocols.fastcgi import (
-    FastCGI,
-)
+from fulgate.protocols.fastcgi import FastCGI
+from fulgate.protocols.fastcgi_records import END_REQUEST, record
 
 PATIENCE = 30.0  # seconds
+END = record(END_REQUEST, 1, bytes(8))  # of a request with the id 1 that was answered
 
 
 class Peer:

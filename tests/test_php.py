@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fulgate.protocols.fastcgi_records import (
-    END_REQUEST,
-    record,
-)
 from tests.servers import Running
 from tests.servers.php import PHP_FPM, PhpFpm
-from tests.web import Web
+from tests.web import Web, web
 
-END = record(END_REQUEST, 1, bytes(8))
-
-
-@pytest.fixture
-def web(folder: Path) -> Iterator[Web]:
-    with contextlib.ExitStack() as stack:
-        yield Web(folder, stack)
+__all__ = ["web"]
 
 
 @pytest.fixture

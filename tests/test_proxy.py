@@ -7,8 +7,6 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,17 +22,10 @@ from fulgate.protocols.fastcgi_records import (
     STDOUT,
     record,
 )
-from tests.responder import Peer, serve_params
-from tests.web import Web, say
+from tests.responder import END, Peer, serve_params
+from tests.web import Web, say, web
 
-END = record(END_REQUEST, 1, bytes(8))
-
-
-@pytest.fixture
-def web(folder: Path) -> Iterator[Web]:
-    with contextlib.ExitStack() as stack:
-        yield Web(folder, stack)
-
+__all__ = ["web"]
 
 # the request
 

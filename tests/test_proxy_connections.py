@@ -5,28 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
-    END_REQUEST,
     STDOUT,
     record,
 )
-from tests.responder import PATIENCE, Peer, serve_params
-from tests.web import Web
+from tests.responder import END, PATIENCE, Peer, serve_params
+from tests.web import Web, web
 
-END = record(END_REQUEST, 1, bytes(8))
-
-
-@pytest.fixture
-def web(folder: Path) -> Iterator[Web]:
-    with contextlib.ExitStack() as stack:
-        yield Web(folder, stack)
-
+__all__ = ["web"]
 
 # connections
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 
 from fulgate.client.proxy import FastCGIProxy
@@ -83,3 +84,9 @@ def one_request(act: Callable[[Peer], None]) -> Behave:
 
 def say(*data: bytes) -> Behave:
     return one_request(lambda peer: peer.send(b"".join(data)))
+
+
+@pytest.fixture
+def web(folder: Path) -> Iterator[Web]:
+    with contextlib.ExitStack() as stack:
+        yield Web(folder, stack)
