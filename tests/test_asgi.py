@@ -314,7 +314,7 @@ def test_413_while_the_application_reads(serve: Make) -> None:
     server = serve(app, lifespan="off", limit_request_body=100_000)
     with raw(server) as client:
         client.expect()
-        client.send(head(REQUEST_METHOD="POST"), stream(STDIN, 1, bytes(500_000)))
+        client.send(head(REQUEST_METHOD="POST", keep=False), stream(STDIN, 1, bytes(500_000)))
         assert client.answer().status == "413 Content Too Large"
         assert client.closed()
 
