@@ -446,6 +446,16 @@ def test_hooks_are_called_and_an_application_can_be_loaded_before_the_fork(folde
     ]
 
 
+def test_a_signal_is_obeyed_once_it_says_that_it_serves(folder: Path) -> None:
+    (folder / "myhooks.py").write_text(
+        "import time\n\ndef on_starting(master):\n    time.sleep(1)\n"
+    )
+    with Pool(folder, "--hooks", "myhooks", "--log-level=debug", workers=1) as pool:
+        pool.signal(signal.SIGHUP)
+        pool.wait_for("is ready\n")
+        assert pool.version() == "1"
+
+
 def test_several_pools_of_one_file_and_what_it_includes(folder: Path) -> None:
     for name in ("one", "two"):
         (folder / f"{name}.py").write_text(APP.replace("VERSION = 1", f"VERSION = '{name}'"))

@@ -365,8 +365,11 @@ def _serve_pools(found: Settings, stack: contextlib.ExitStack) -> int:
     supervised = Supervised(found.pools, logs, lambda: found.again().pools)
     stack.callback(supervised.close)
     apps = ", ".join(pool.app for pool in found.pools.values())
-    _announce(supervised.endpoints, config.replace(app=apps), "", supervised.status_endpoints)
-    return supervised.run()
+
+    def announce() -> None:
+        _announce(supervised.endpoints, config.replace(app=apps), "", supervised.status_endpoints)
+
+    return supervised.run(announce)
 
 
 def _no_application(environ: object, start_response: object) -> Any:

@@ -88,8 +88,11 @@ class Supervised:
         """Where it listens, with real ports."""
         return [listener.label for one in self._bound.values() for listener in one]
 
-    def run(self) -> int:
-        """Run until a signal; give the exit status. Raises AppNotFound."""
+    def run(self, hears: Callable[[], object]) -> int:
+        """Run until a signal; give the exit status. Raises AppNotFound.
+
+        `hears` is called once signals are obeyed.
+        """
         master = Master(
             self._plans,
             hooks=self._hooks,
@@ -105,7 +108,7 @@ class Supervised:
             output.pid = pid
             master.outputs.append(output)
         master.adopt(self._workers, self._observer)
-        return master.run()
+        return master.run(hears)
 
     def close(self) -> None:
         """Close the listening sockets."""

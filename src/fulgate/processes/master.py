@@ -103,8 +103,11 @@ class Master:
 
     # ---------------------------------------------------------------- running
 
-    def run(self) -> int:
-        """Run until a signal; give the exit status. Raises AppNotFound when nobody gets ready."""
+    def run(self, hears: Callable[[], object]) -> int:
+        """Run until a signal; give the exit status. Raises AppNotFound when nobody gets ready.
+
+        `hears` is called once signals are obeyed.
+        """
         self.hooks.call("on_starting")
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
@@ -112,6 +115,7 @@ class Master:
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
+            hears()
             while not self._over():
                 self._round()
             self.hooks.call("on_exit")
