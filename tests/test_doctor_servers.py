@@ -119,6 +119,23 @@ def test_a_socket_that_the_web_server_may_not_use(
         assert examined(inside, cwd=folder).endswith(WELL)
 
 
+@pytest.mark.requires_root
+@pytest.mark.requires_server("haproxy")
+def test_haproxy_looks_for_the_socket_in_its_chroot(folder: Path, running: Running) -> None:
+    (folder / "site_here.py").write_text(SITE)
+    port = free_port()
+    text = configuration(OTHERS, "haproxy", "fcgi-app", str(folder), port)
+    text = f"global\n    user www-data\n    group www-data\n    chroot {folder}\n{text}"
+    inside = text.replace(f"unix@{folder}/app.sock", "unix@/app.sock")
+    assert inside != text
+    with Served("site_here:app", "--bind", f"unix:{folder}/app.sock?mode=666", cwd=folder):
+        server = running(SNIPPETS["haproxy"], text, port)
+        assert status_of(port) == 503
+        server.stop()
+        running(SNIPPETS["haproxy"], inside, port)
+        assert status_of(port) == 200
+
+
 def reachable(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), 5.0).close()
