@@ -20,9 +20,11 @@ page by a free port, and by the page's folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -259,6 +261,13 @@ class Reader:
             raise
         assert status == 0, (self.folder / "server.out").read_text()
 
+    def end_daemons(self) -> None:
+        """End what a page that failed has left in its folder; one that was followed leaves none."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if Path(os.readlink(entry / "cwd")) == self.folder:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
     def run_web_server(self, language: str, text: str) -> None:
         if self.web is not None:
             self.web.stop()
@@ -319,7 +328,10 @@ def test_examples(name: str, folder: Path, running: Running) -> None:
     try:
         reader.follow(text)
     finally:
-        reader.stop()
+        try:
+            reader.stop()
+        finally:
+            reader.end_daemons()
 
 
 @pytest.mark.parametrize("name", PAGES)
