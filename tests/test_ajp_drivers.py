@@ -386,7 +386,7 @@ def test_a_request_that_takes_too_long(folder: Path) -> None:
         until(lambda: go.is_set() or environ["fulgate.aborted"](), "it goes on")
         yield b"the rest"
 
-    with Server(app, bind=(f"ajp+unix:{folder}/a",), request_timeout=0.3):
+    with Server(app, bind=(f"ajp+unix:{folder}/a",), request_timeout=1.0):
         with Peer(f"{folder}/a") as peer:
             assert peer.ask("/silent").status == 504
             assert peer.closed()

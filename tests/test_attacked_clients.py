@@ -37,7 +37,7 @@ from tests.web import uvicorn_serves
 
 SECONDS = 30.0  # for each attack
 MEMORY = 32 << 20  # bytes that one may cost for a moment
-SHORT = 0.3  # seconds of patience where nothing comes
+SHORT = 1.0  # seconds of patience where nothing comes
 GOOD = b"well"
 
 # curl's exit statuses, for `fulgate get`: before the head is there, and after.

@@ -350,7 +350,7 @@ def test_a_request_beside_others_that_takes_too_long(make_server: MakeServer) ->
         over.set()
         return []
 
-    served = make_server(app, threads=3, request_timeout=0.2)
+    served = make_server(app, threads=3, request_timeout=1.0)
     with Raw(served.address) as raw:
         assert raw.values(b"FCGI_MPXS_CONNS") == {b"FCGI_MPXS_CONNS": b"1"}
         raw.expect(1)

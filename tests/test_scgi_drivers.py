@@ -282,7 +282,7 @@ def test_a_request_that_takes_too_long(folder: Path) -> None:
         until(lambda: go.is_set() or environ["fulgate.aborted"](), "it goes on")
         yield b"the rest"
 
-    with Server(app, bind=("scgi+tcp:127.0.0.1:0",), request_timeout=0.3) as server:
+    with Server(app, bind=("scgi+tcp:127.0.0.1:0",), request_timeout=1.0) as server:
         address = server.listeners[0].getsockname()
         with Peer(address) as peer:
             peer.send(scgi.request("/silent"))

@@ -513,7 +513,7 @@ def test_a_request_that_does_not_arrive_costs_those_beside_it_nothing(
     make_server: MakeServer,
 ) -> None:
     gate = Gate()
-    served = make_server(gate, threads=3, arrival_timeout=0.2)
+    served = make_server(gate, threads=3, arrival_timeout=0.6)
     (raw,) = gate.hold(served, 1)
     raw.expect(2)
     raw.send(begin(2), record(PARAMS, 2, pairs(environ())))

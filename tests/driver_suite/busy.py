@@ -101,7 +101,7 @@ def test_a_client_that_goes_while_it_is_queued_is_not_served(make_server: MakeSe
         settle(raw)
         for one in gone:
             one.socket.close()
-        time.sleep(0.3)  # long enough in the queue to be looked after
+        time.sleep(1.0)  # long enough in the queue to be looked after
         gate.open.set()
         assert held[0].answer().body == b"/wait"
         assert stays.answer().body == b"/stays"
