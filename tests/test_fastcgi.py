@@ -159,7 +159,7 @@ def test_is_as_strict_as_the_model(segments: Segments, cut: Cut, multiplex: bool
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(texts, texts), max_size=4),
-    st.sampled_from([1, 1, 256, 65535, 0]),
+    st.sampled_from([1, 1, 63, 64, 256, 65535, 0]),
     st.sampled_from([1, 1, 1, 2, 256]),
     st.sampled_from([0, 1, 254, 255]),
     st.sampled_from([0, 0, 5, 255]),

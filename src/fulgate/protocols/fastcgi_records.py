@@ -69,11 +69,11 @@ CANT_MPX_CONN: Final = 1
 OVERLOADED: Final = 2
 UNKNOWN_ROLE: Final = 3
 
-_high_byte = re.compile(rb"[\x80-\xff]").search
+_high_byte: Final = re.compile(rb"[\x80-\xff]").search
 
-pack_header = struct.Struct(">BBHHBx").pack
-read_header = struct.Struct(">BBHHBx").unpack_from
-pack_end_request = struct.Struct(">BBHHBxIB3x").pack
+pack_header: Final = struct.Struct(">BBHHBx").pack
+read_header: Final = struct.Struct(">BBHHBx").unpack_from
+pack_end_request: Final = struct.Struct(">BBHHBxIB3x").pack
 
 
 def record(kind: int, request_id: int, content: Buffer = b"", padding: int = 0) -> bytes:
@@ -131,7 +131,7 @@ def decode_params(raw: bytes) -> tuple[dict[str, Any], int]:
     text = raw.decode("latin-1")
     end = len(raw)
     stop = count = 0
-    limit = end if raw.isascii() else 0  # lengths before it are short
+    limit = end if text.isascii() else 0  # lengths before it are short
     try:
         while True:
             while stop < limit:
