@@ -84,10 +84,10 @@ def repair(
         del params["HTTP_CONTENT_LENGTH"]
     if "HTTP_CONTENT_TYPE" in params:
         del params["HTTP_CONTENT_TYPE"]
-    if exchange.content_length < 0:
-        params.pop("CONTENT_LENGTH", None)
-    if not params.get("CONTENT_TYPE"):
-        params.pop("CONTENT_TYPE", None)
+    if exchange.content_length < 0 and "CONTENT_LENGTH" in params:
+        del params["CONTENT_LENGTH"]
+    if params.get("CONTENT_TYPE") == "":
+        del params["CONTENT_TYPE"]
 
     https = params.get("HTTPS") or params.get("REQUEST_SCHEME", "http")
     params["wsgi.url_scheme"] = "http" if https == "http" or https == "off" else _scheme(https)

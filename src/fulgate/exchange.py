@@ -69,8 +69,14 @@ def encode_head(status: str, headers: Headers) -> bytes:
     `status` is like "200 OK"; names and values are latin-1 text without CR, LF or NUL, which the
     gateway has checked. Raises UnicodeEncodeError for text outside latin-1.
     """
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    return f"Status: {status}\r\n{fields}\r\n".encode("latin-1")
+    parts = ["Status: ", status]
+    for name, value in headers:
+        parts.append("\r\n")
+        parts.append(name)
+        parts.append(": ")
+        parts.append(value)
+    parts.append("\r\n\r\n")
+    return "".join(parts).encode("latin-1")
 
 
 class Store:

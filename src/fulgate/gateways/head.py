@@ -25,13 +25,13 @@ KNOWN_LIMIT: Final = 1024
 TOKEN: Final = frozenset(
     "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 )
-known_names: dict[str, int] = {}
+known_names: Final[dict[str, int]] = {}
 
 # What body a status has: any, none (204, 304), or its length is not to be told (1xx).
 ANY_BODY: Final = 0
 NO_BODY: Final = 1
 INFORMATIONAL: Final = 2
-known_statuses: dict[str, int] = {}
+known_statuses: Final[dict[str, int]] = {}
 
 
 def check_status(status: str) -> int:
