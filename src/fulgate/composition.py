@@ -69,13 +69,14 @@ class Protocols:
         return CGI(params, self.limits)
 
     def _fastcgi(self) -> ServerProtocol:
-        return FastCGI(
+        config = self.config
+        return FastCGI(  # a compiled class takes longer to read the names than to do the rest
             self.limits,
             self._values,
             self.roles,
-            multiplex=self._values["FCGI_MPXS_CONNS"] == "1",
-            overloaded=self.config.overload == "overloaded",
-            max_requests=self.config.threads + self.config.queue,
+            self._values["FCGI_MPXS_CONNS"] == "1",
+            config.overload == "overloaded",
+            config.threads + config.queue,
         )
 
     def _scgi(self) -> ServerProtocol:

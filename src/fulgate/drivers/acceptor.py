@@ -36,6 +36,7 @@ log = logging.getLogger("fulgate")
 # making and closing take half as long as what the kernel does. We make one of its base class.
 _accept: Final[Any] = socket.SocketType._accept  # type: ignore[attr-defined]
 STREAM: Final = int(socket.SOCK_STREAM)
+UNIX: Final = int(socket.AF_UNIX)
 
 # Of the address, and the socket, that have come.
 Allowed = Callable[[Any, socket.SocketType], bool]
@@ -196,7 +197,7 @@ class Acceptor:
     def admit(self, sock: socket.SocketType, protocol: ServerProtocol, phase: int = NEW) -> None:
         """Hold a connection that was accepted here, or, IDLE, elsewhere. Raises OSError."""
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if sock.family != UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(self._hub, sock, protocol)
         connection.phase = phase

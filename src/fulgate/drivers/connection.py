@@ -107,7 +107,9 @@ class Connection(SharedWire):
             raise Aborted("the request was given up by the web server")
 
     def finish(self, exchange: Exchange, data: Buffer = b"", app_status: int = 0) -> None:
-        with self.lock:
+        lock = self.lock
+        lock.acquire()
+        try:
             if self.phase == SHARED:
                 self._finish_beside(exchange, data, app_status)
                 return
@@ -116,6 +118,8 @@ class Connection(SharedWire):
             if self.outbox.size <= self.hub.write_behind or self.closed:
                 return
             self._users += 1
+        finally:
+            lock.release()
         self._wait_writable(self.hub.write_behind)
 
     def finish_file(self, exchange: Exchange, fd: int, offset: int, size: int) -> None:

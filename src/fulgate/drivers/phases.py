@@ -6,7 +6,11 @@ import contextlib
 import errno
 import socket
 import struct
+import time
 from typing import Final
+
+# A constant is there for compiled code without a look into a module's dictionary.
+clock: Final = time.monotonic
 
 # What the deadline of a connection is for, in their order.
 NEW: Final = 0  # accepted, nothing heard yet

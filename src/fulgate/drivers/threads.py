@@ -30,7 +30,7 @@ from fulgate.drivers import poller as pollers
 from fulgate.drivers.acceptor import Acceptor, Allowed
 from fulgate.drivers.deadlines import Deadlines
 from fulgate.drivers.lead import HAND_ON_FOR, Waiting
-from fulgate.drivers.phases import FOREVER, IDLE, keep_memory
+from fulgate.drivers.phases import FOREVER, IDLE, clock, keep_memory
 from fulgate.drivers.poller import Poller
 from fulgate.drivers.wire import APP, Hub, Task, Wire
 from fulgate.drivers.worker import Score, Worker
@@ -315,7 +315,7 @@ class Threads(Hub):
 
     def _run(self, me: Worker, task: Task) -> None:
         connection, exchange = task
-        me.began = now = monotonic()
+        me.began = now = clock()
         me.connection = connection
         me.exchange = exchange
         if self._resting:
@@ -340,7 +340,7 @@ class Threads(Hub):
             connection.abort()
         try:
             if cell is not None:
-                cell.end(exchange, monotonic())
+                cell.end(exchange, clock())
             if self._ended is not None and not exchange.leaving:
                 self._ended(exchange)
             if exchange.after:
