@@ -34,7 +34,7 @@ from tests.every_driver import SEVERAL_AT_ONCE, MakeServed
 from tests.every_protocol import *  # noqa: F403
 from tests.every_protocol import WIRES
 from tests.raw import PATIENCE, Raw
-from tests.test_ajp import BROKEN
+from tests.test_ajp_refused import BROKEN
 from tests.test_twisted_driver import Loop
 
 PROTOCOL = "ajp"

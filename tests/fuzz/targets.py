@@ -23,10 +23,10 @@ from fulgate.protocols.fastcgi import FastCGI
 from fulgate.protocols.fastcgi_client import FastCGIClient
 from fulgate.protocols.fastcgi_records import GET_VALUES, decode_pairs, decode_params, encode_pair
 from tests import ajp_model, model
+from tests.ajp import facts as forward_facts
 from tests.fuzz.conversations import Cut, byte_by_byte, whole
 from tests.fuzz.fed import NO_LIMITS, VALUES
 from tests.raw import record
-from tests.test_ajp import facts as forward_facts
 from tests.test_fastcgi import agree
 from tests.test_scgi import check as check_scgi
 
