@@ -142,6 +142,7 @@ def test_a_browser_shows_them(folder: Path) -> None:
     program = shutil.which("chromium")
     assert program is not None
     shots = Path(os.environ.get("SCREENSHOTS", str(folder)))
+    shots.mkdir(parents=True, exist_ok=True)
     with served(folder, SYNC) as server, browser(program, folder) as page:
         address = "http://" + server.wait_for(r"127.0.0.1:\d+")
         load(folder, EVIL, "-n", "3", "-c", "1").communicate(timeout=60)

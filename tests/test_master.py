@@ -394,6 +394,22 @@ def test_a_stop_does_not_wait_for_a_program_to_be_executed_anew(folder: Path) ->
         assert pool.end() == 0
 
 
+def test_an_application_that_goes_on_after_its_time_learns_that_its_request_is_over(
+    folder: Path,
+) -> None:
+    late = """time.sleep(1.5)
+        try:
+            start_response("200 OK", [])
+        except __import__("fulgate").Aborted:
+            open("aborted", "w").close()
+            raise"""
+    app = APP.replace("time.sleep(60)", late, 1)
+    with Pool(folder, "--request-timeout", "0.5", workers=1, app=app) as pool:
+        assert get(folder, "/sleep") == 504
+        until((folder / "aborted").exists, lambda: pool.text)
+    assert "the application raised" not in pool.text
+
+
 def test_a_slow_request_is_logged_once_with_its_stack(folder: Path) -> None:
     waits = "while not os.path.exists('go'): time.sleep(0.05)"
     app = APP.replace("time.sleep(60)", waits, 1)
@@ -408,6 +424,7 @@ def test_a_slow_request_is_logged_once_with_its_stack(folder: Path) -> None:
             (folder / "go").touch()
         assert asked.result(60)
         assert pool.text.count("slow: ") == 1
+        assert "in _bootstrap" not in pool.text  # what leads to the application is always the same
 
 
 HOOKS = """\

@@ -193,8 +193,10 @@ def test_what_cannot_be_a_root_folder(project: Path) -> None:
     assert "begins with /" in refused(2, *options, "--chroot", "here", cwd=project)
     assert "name another user" in refused(2, *options, "--chroot", "/", cwd=project)
     if os.geteuid() == 0:
-        line = refused(2, *options, "--chroot", "/nowhere", "--user", "nobody", cwd=project)
-        assert line == "chroot: /nowhere: No such file or directory"
+        for more in ((), ("--workers", "1")):
+            chroot = ("--chroot", "/nowhere", "--user", "nobody")
+            line = refused(2, *options, *chroot, *more, cwd=project)
+            assert line == "chroot: /nowhere: there is no such folder"
 
 
 # Privileges

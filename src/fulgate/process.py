@@ -116,6 +116,8 @@ def identity(config: Config) -> Identity | None:
     """Look up user and group; None where the process stays who it is. Raises ConfigError."""
     if config.chroot and (os.geteuid() != 0 or config.user in ("", "0", "root")):
         raise ConfigError("chroot: only root can, and root gets out of it: name another user")
+    if config.chroot and not os.path.isdir(config.chroot):
+        raise ConfigError(f"chroot: {config.chroot}: there is no such folder")
     if not config.user and not config.group:
         return None
     uid, gid, name, home = os.getuid(), os.getgid(), "", ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Final
 
 from fulgate.config import Config
@@ -19,6 +22,9 @@ __all__ = ["LATE", "Deadlines"]
 LATE: Final = "request_timeout"  # why such a request has failed
 
 log = logging.getLogger("fulgate")
+
+PACKAGE: Final = os.path.dirname(os.path.dirname(__file__))
+OURS: Final = [os.path.join(PACKAGE, name, "") for name in ("drivers", "gateways")]
 
 
 class Deadlines:
@@ -65,7 +71,7 @@ class Deadlines:
         """Log a request with the stack of its thread; nothing if it has just ended."""
         line, id = request_line(exchange), request_id(exchange)
         frame = sys._current_frames().get(worker.ident or 0)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        stack = _stack(frame) if frame is not None else ""
         if worker.exchange is not exchange:
             return  # the stack may be that of the next one
         name = worker.thread.name if worker.thread is not None else "?"
@@ -78,3 +84,11 @@ class Deadlines:
             name,
             stack.rstrip(),
         )
+
+
+def _stack(frame: FrameType) -> str:
+    """Give the stack of a thread, from the application on, where it is in that."""
+    frames = traceback.extract_stack(frame)
+    ours = (threading.__file__, *OURS)
+    begin = next((n for n, one in enumerate(frames) if not one.filename.startswith(ours)), 0)
+    return "".join(traceback.format_list(frames[begin:]))

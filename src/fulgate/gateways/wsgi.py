@@ -61,7 +61,8 @@ class Answer:
         """Take status and headers, as PEP 3333 has it.
 
         Raises TypeError or ValueError for a head that would break the answer, RuntimeError when
-        called again without `exc_info`, and the exception of `exc_info` when the head is gone.
+        called again without `exc_info`, Aborted when the request was given up, and the exception of
+        `exc_info` when the head is gone.
         """
         exchange = self._exchange
         if exc_info is not None:
@@ -70,6 +71,8 @@ class Answer:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # no cycle through this frame
+        elif exchange.aborted:  # perhaps another has answered for it, after a deadline
+            raise Aborted("the request was given up")
         elif exchange.status:
             raise RuntimeError("start_response was called again without exc_info")
         try:
