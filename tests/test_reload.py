@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fulgate.client.connection import Answer, call
+from fulgate.client.status import document
 from fulgate.config import Config
 from fulgate.errors import AnswerCut
 from fulgate.reload import Reloader
@@ -173,3 +174,18 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         text = refused(2, "serve", "site_app:app", "--reload", "--user=nobody", cwd=tmp_path)
         assert re.match("--reload is for development", text)
+
+
+def test_its_status_is_that_of_whoever_serves(folder: Path) -> None:
+    write(folder, 1)
+    (folder / "page.txt").write_text("old")
+    address = f"unix:{folder}/status"
+    options = (f"--bind=unix:{folder}/sock", "--reload", "--status-bind", address)
+    with Served("site_app:app", *options, cwd=folder) as server:
+        for number in (1, 2):
+            if number > 1:
+                write(folder, number)
+            wait_for(server, lambda a: a.body.startswith(b"%d " % number))  # noqa: B023
+            assert document(address)["pools"][0]["totals"]["requests"] >= 1
+        assert "Traceback" not in server.text
+    assert not (folder / "status").exists()

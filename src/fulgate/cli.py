@@ -348,7 +348,7 @@ def _reloader(config: Config, server: Server) -> Reloader:
     plain = config.replace(
         chdir="", env_file="", env=(), clear_env=False, nice=0, pid="", http="", static=()
     )
-    return Reloader(plain, server.listeners)
+    return Reloader(plain, server.listeners, server.status_listeners)
 
 
 def _serve_pools(found: Settings, stack: contextlib.ExitStack) -> int:

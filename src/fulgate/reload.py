@@ -71,18 +71,23 @@ class _Stop:
 class Reloader:
     """Serves `listeners` in a child, and in a new one after each change. Raises ConfigError.
 
+    The child answers for the status at the sockets of `status`.
+
     Files that end with .py are watched in the current folder and those of `pythonpath`, and the
     files and folders of `reload_extra_file` whatever their names.
     """
 
-    def __init__(self, config: Config, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, config: Config, listeners: Sequence[Listener], status: Sequence[Listener] = ()
+    ) -> None:
         try:
             import watchfiles
         except ImportError as error:
             raise ConfigError("--reload needs watchfiles: install fulgate[reload]") from error
         self._config = config
-        self._fds = [listener.fileno() for listener in listeners]
+        self._fds = [listener.fileno() for listener in (*listeners, *status)]
         self._bind = tuple(f"{one.protocol}+fd:{one.fileno()}" for one in listeners)
+        self._status = tuple(f"fd:{one.fileno()}" for one in status)
         self._child: subprocess.Popen[bytes] | None = None
         self._spare: subprocess.Popen[bytes] | None = None
         self._stop = _Stop()
@@ -157,7 +162,7 @@ class Reloader:
 
     def _start(self, problem: str = "") -> None:
         child = self._spare or self._spawn()
-        config = asdict(self._config.replace(bind=self._bind))
+        config = asdict(self._config.replace(bind=self._bind, status_bind=self._status))
         orders = json.dumps({"config": config, "problem": problem}) + "\n"
         assert child.stdin is not None
         with contextlib.suppress(OSError):  # it ended: `_look` sees that

@@ -98,9 +98,14 @@ class Server:
         self._watching: Watching | None = None
 
     @property
+    def status_listeners(self) -> list[Listener]:
+        """The sockets at which its status is answered over HTTP."""
+        return self._watching.listeners if self._watching is not None else []
+
+    @property
     def status_endpoints(self) -> list[str]:
-        """Where its status is answered over HTTP, with real ports."""
-        return self._watching.endpoints if self._watching is not None else []
+        """Where that is, with real ports."""
+        return [listener.label for listener in self.status_listeners]
 
     @property
     def endpoints(self) -> list[str]:

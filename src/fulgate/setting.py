@@ -233,7 +233,7 @@ def _check_status_bind(value: str) -> None:
         endpoint = Endpoint.parse(value)
     except ConfigError as error:
         raise ConfigError(f"status_bind: {error}") from None
-    if endpoint.kind not in ("tcp", "unix") or "+" in value.partition(":")[0]:
+    if endpoint.kind not in ("tcp", "unix", "fd") or "+" in value.partition(":")[0]:
         raise ConfigError(f"status_bind: {value!r}: write tcp:HOST:PORT or unix:PATH")
 
 

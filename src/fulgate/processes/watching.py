@@ -47,15 +47,10 @@ class Watching:
         self._config = config
         self._pool = pool or "fulgate"
         self._observed = bool(pool)
-        self._listeners = [] if self._observed else bind_status(config)
+        self.listeners = [] if self._observed else bind_status(config)
         self._allowed = AllowedClients.of(config.allowed_clients)
         self._monitor: Monitor | None = None
         self._statsd: Statsd | None = None
-
-    @property
-    def endpoints(self) -> list[str]:
-        """Where the status is, with real ports."""
-        return [listener.label for listener in self._listeners]
 
     def _status(self, board: Scoreboard) -> Status:
         return _status_of({self._pool: board})
@@ -70,9 +65,9 @@ class Watching:
     def start(self, board: Scoreboard) -> None:
         """Answer, and report. Raises RuntimeError where the system gives no thread."""
         config, status = self._config, self._status(board)
-        if self._listeners:
+        if self.listeners:
             allows = self._allowed.allows if self._allowed.restrict else None
-            self._monitor = Monitor(self._listeners, status, allows)
+            self._monitor = Monitor(self.listeners, status, allows)
             self._monitor.start()
         if config.statsd_host and not self._observed:
             self._statsd = _statsd(config, status)
@@ -84,12 +79,12 @@ class Watching:
             self._statsd.stop()
         if self._monitor is not None:
             self._monitor.stop()
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.close()
 
     def lose(self) -> None:
         """In a forked child: let go of the sockets, which are the parent's."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             os.close(listener.detach())
 
 
