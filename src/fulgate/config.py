@@ -357,6 +357,12 @@ class Config:
         "Files and connections that the process may have open (RLIMIT_NOFILE); 0 leaves it.",
         low=0,
     )
+    rlimit_core: int = process_setting(
+        -1,
+        "Bytes that a core dump of the process may have (RLIMIT_CORE): 0 for none; -1 leaves it.",
+        size=True,
+        low=-1,
+    )
 
     workers: int = pool_setting(
         0,

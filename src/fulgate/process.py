@@ -43,17 +43,20 @@ def prepare(config: Config) -> None:
     if config.umask:
         os.umask(int(config.umask, 8))
     if config.rlimit_files:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        unlimited = hard == resource.RLIM_INFINITY
-        wanted = config.rlimit_files
-        try:
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (wanted, hard if unlimited else max(wanted, hard))
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"rlimit_files: {wanted} is not allowed; the hard limit is {hard}"
-            ) from error
+        _limit("rlimit_files", resource.RLIMIT_NOFILE, config.rlimit_files)
+    if config.rlimit_core >= 0:
+        _limit("rlimit_core", resource.RLIMIT_CORE, config.rlimit_core)
+
+
+def _limit(setting: str, kind: int, wanted: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    unlimited = hard == resource.RLIM_INFINITY
+    try:
+        resource.setrlimit(kind, (wanted, hard if unlimited else max(wanted, hard)))
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{setting}: {wanted} is not allowed; the hard limit is {hard}"
+        ) from error
 
 
 def _change_folder(path: str) -> None:
