@@ -101,7 +101,7 @@ TWO = [ready(1), ready(2)]
         (
             replace(STATIC, emergency_threshold=2),
             TWO,
-            History(crashes=(NOW - 61, NOW - 1)),
+            History(crashes=(NOW - 62, NOW - 1)),
             "",
         ),
         (
@@ -115,6 +115,18 @@ TWO = [ready(1), ready(2)]
             [*TWO, ready(3, started=NOW - 0.5), ready(4, started=NOW - 0.5)],
             History(crashes=(NOW - 59, NOW - 1)),
             "-1 -2",
+        ),
+        (  # and of these, too, as many have to die
+            replace(STATIC, emergency_threshold=2),
+            [ready(3, started=NOW - 8), ready(4, started=NOW - 1)],
+            History(crashes=(NOW - 20, NOW - 10, NOW - 2)),
+            "",
+        ),
+        (
+            replace(STATIC, emergency_threshold=2),
+            [ready(3, started=NOW - 8), ready(4, started=NOW - 1)],
+            History(crashes=(NOW - 20, NOW - 10, NOW - 4, NOW - 2)),
+            "+",
         ),
     ],
 )

@@ -131,11 +131,10 @@ def decide(
         return [*actions, GiveUp(f"{past.failures} workers one after the other did not get ready")]
     killed = {action.pid for action in actions if isinstance(action, Kill)}
     living = [w for w in workers if not (w.stopping or w.killed or w.pid in killed)]
-    emergency = _emergency(policy, past, now)
-    # Those that were forked since are the fresh start.
-    before = past.crashes[-1] if emergency else 0.0
+    before = _emergency(policy, past)
+    died = f"{policy.emergency_threshold} workers died within {policy.emergency_interval:.0f} s"
     reasons = {
-        w.pid: (emergency if w.started <= before else "") or spent(policy, w, now, past.generation)
+        w.pid: died if w.started <= before else spent(policy, w, now, past.generation)
         for w in living
     }
     fresh = [w for w in living if not reasons[w.pid]]
@@ -189,12 +188,18 @@ def _kill(policy: Policy, workers: Sequence[Seen], now: float) -> list[Action]:
     return found
 
 
-def _emergency(policy: Policy, past: History, now: float) -> str:
-    """Workers die of something that they share, such as memory of PHP-FPM's kind: start afresh."""
-    recent = [at for at in past.crashes if now - at <= policy.emergency_interval]
-    if 0 < policy.emergency_threshold <= len(recent):
-        return f"{len(recent)} workers died within {policy.emergency_interval:.0f} s"
-    return ""
+def _emergency(policy: Policy, past: History) -> float:
+    """Give when so many had died that all are to be replaced; 0.0 where there was no such time.
+
+    They die of something that they share, such as memory of PHP-FPM's kind. Those that are forked
+    afterwards are the fresh start, of which the deaths are counted anew.
+    """
+    found, recent = 0.0, list[float]()
+    for at in past.crashes:
+        recent = [one for one in (*recent, at) if at - one <= policy.emergency_interval]
+        if 0 < policy.emergency_threshold <= len(recent):
+            found, recent = at, []
+    return found
 
 
 def _target(
