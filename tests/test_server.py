@@ -59,6 +59,14 @@ def test_an_error_inside_stops_it_too() -> None:
     assert threads() == set()
 
 
+def test_a_program_has_no_workers() -> None:
+    """It would serve alone, and nobody would know."""
+    with pytest.raises(ConfigError, match=r"workers: .*fulgate serve"):
+        Server(hello, bind=("tcp:127.0.0.1:0",), workers=3)
+    with pytest.raises(ConfigError, match=r"workers: .*fulgate serve"):
+        fulgate.serve(hello, bind="tcp:127.0.0.1:0", workers=1)
+
+
 def test_nothing_exists_before_it_starts(folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     path = folder / "sock"

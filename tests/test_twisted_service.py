@@ -437,6 +437,10 @@ def test_what_is_twistds_to_do_is_not_passed_over(home: Path) -> None:
     (home / "fulgate.toml").write_text('app = "site_app:app"\nuser = "www-data"\n')
     said = fails(home, "fastcgi")
     assert "fulgate.toml: user: not under twistd: twistd's --uid does that" in said
+    (home / "fulgate.toml").write_text("[pool.one]\napp = 'site_app:app'\n")
+    assert "pools: not under twistd: it is for `fulgate serve`" in fails(home, "fastcgi")
+    (home / "fulgate.toml").write_text('app = "site_app:app"\nworkers = 2\n')
+    assert "workers: not under twistd: it is for `fulgate serve`" in fails(home, "fastcgi")
     (home / "fulgate.toml").unlink()
     said = fails(home, *command(), env={"FULGATE_PID": "x.pid"})
     assert "environment FULGATE_PID: pid: not under twistd: twistd's --pidfile" in said

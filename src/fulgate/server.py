@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,6 +71,11 @@ class Server:
         protocol: str = FASTCGI,
         **settings: Any,
     ) -> None:
+        if settings.get("workers"):
+            raise ConfigError(
+                "workers: a program serves in its own process; a master with workers is had by"
+                " `fulgate serve MODULE:NAME --workers`"
+            )
         self.app: Any = app
         self._asked = allowed
         self.config = config = (config or Config()).replace(**settings)
@@ -468,7 +472,8 @@ class Server:
         reactor.stop()
 
 
-_running: weakref.WeakSet[Server] = weakref.WeakSet()
+# It serves as long as it has not been stopped, also where its program has no name for it.
+_running: set[Server] = set()
 _parent = os.getpid()
 
 

@@ -54,6 +54,8 @@ class Options(usage.Options):
         for name, source in self.settings.sources.items():
             if name in HOSTS and source != "default":
                 raise usage.UsageError(f"{source}: {name}: not under twistd: {HOSTS[name]}")
+        if self.settings.pools:
+            raise usage.UsageError(f"pools: not under twistd: {HOSTS['workers']}")
         if not self.settings.config.app:
             raise usage.UsageError("name the application: --app MODULE:ATTR")
 

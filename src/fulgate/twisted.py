@@ -56,6 +56,7 @@ HOSTS = {
     "env": "set the variables of twistd",
     "clear_env": "start twistd by env(1) with -i",
     "nice": "start twistd by nice(1)",
+    "workers": "it is for `fulgate serve`",
 }
 """The settings that belong to the whole process, which is its host's, and what to do instead."""
 
