@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import subprocess
@@ -20,6 +21,7 @@ from tests.command import environment
 from tests.responder import responder, serve_params
 from tests.servers import Fulgate, Nginx, Running
 from tests.servers.nginx import location
+from tests.servers.php import PHP_FPM, PhpFpm
 from tests.test_get import get
 
 pytestmark = [
@@ -221,3 +223,43 @@ def test_a_terminal_is_given_no_binary_answer(running: Running, folder: Path) ->
         one = on_a_terminal(["curl", "-q", "-s", nginx.url + path, *options], folder)
         assert on_a_terminal([*own, path, *options], folder) == one, path
     assert on_a_terminal([*own, "/binary"], folder) == (23, b"")
+
+
+PHP = """<?php
+$files = array_map(
+    fn($file) => [$file["name"], $file["type"], file_get_contents($file["tmp_name"])], $_FILES
+);
+$user = [$_SERVER["PHP_AUTH_USER"] ?? "", $_SERVER["PHP_AUTH_PW"] ?? ""];
+echo json_encode([$_GET, $_POST, $files, $_COOKIE, $user, file_get_contents("php://input")]);
+"""
+
+
+@pytest.mark.requires_server(PHP_FPM)
+def test_php_understands_what_is_sent(running: Running, folder: Path) -> None:
+    php = running(PhpFpm)
+    (folder / "shown.php").write_text(PHP)
+    (folder / "page.txt").write_text("a page\n")
+
+    def ask(path: str, *options: str) -> list[object]:
+        script = ("--script-filename", str(folder / "shown.php"))
+        status, out, errors = get(php.endpoint, path, *script, *options, cwd=folder)
+        assert (status, errors) == (0, "")
+        found: list[object] = json.loads(out)
+        return found
+
+    assert ask("/?a=1", "-d", "b=2", "--data-urlencode", "c=x &y") == [
+        {"a": "1"}, {"b": "2", "c": "x &y"}, [], [], ["", ""], "b=2&c=x+%26y",
+    ]  # fmt: skip
+    assert ask("/", "-G", "--data-urlencode", "c=x &y", "-b", "k=v", "-u", "me:word")[:1] == [
+        {"c": "x &y"}
+    ]
+    assert ask("/", "-b", "k=v; l=w", "-u", "me:wo:rd")[3:5] == [
+        {"k": "v", "l": "w"}, ["me", "wo:rd"],
+    ]  # fmt: skip
+    assert ask("/", "-F", "f=@page.txt", "-F", "g=<page.txt", "-F", "h=1", "--form-string", "i=@x")[
+        1:3
+    ] == [
+        {"g": "a page\n", "h": "1", "i": "@x"},
+        {"f": ["page.txt", "text/plain", "a page\n"]},
+    ]
+    assert ask("/", "-T", "page.txt")[5] == "a page\n"
