@@ -224,7 +224,7 @@ def test_get(endpoint: str, folder: Path) -> None:
     assert lines[1].startswith("> headers: ")
     assert ">   REQUEST_URI=/hello" in lines
     assert "<   Content-Length: 14" in lines
-    assert "role" in refused_here(1, "get", endpoint, "--role", "filter", cwd=folder)
+    assert "role" in refused_here(3, "get", endpoint, "--role", "filter", cwd=folder)
     assert here("get", endpoint, "/empty?status=404%20N", "--fail", cwd=folder).returncode == 22
     # Either takes the other for one that closes without a word.
     refused_here(52, "get", endpoint.replace("scgi+", ""), cwd=folder)
