@@ -160,6 +160,7 @@ def test_a_browser_shows_them(folder: Path) -> None:
             assert time.monotonic() < deadline, tiles
             time.sleep(0.2)
         assert tiles["Errors"] == "3"
+        assert re.fullmatch(r"0 most \d+ of 1024", tiles["Queue"])
         assert page.value("document.querySelector('#state').textContent") == "ok"
         errors = page.value("document.querySelector('#errors').textContent")
         assert errors.count("LookupError") == 3

@@ -57,7 +57,8 @@ def test_a_thread_shows_what_it_runs_and_counts_what_it_ran() -> None:
     cell.end(aborted, 10.5)
     cell.end(broken, 10.5)
     slot.become(READY)
-    slot.tell(3, 1, 9, 2, 1)
+    slot.hold(0, 5)
+    slot.tell(3, 1, 9, 2, 1, 4, 2)
     (worker,) = board.workers()
     assert (worker.state, worker.connections, worker.queued, worker.busy) == (READY, 3, 1, 0)
     assert worker.rss > 1 << 20
@@ -67,6 +68,7 @@ def test_a_thread_shows_what_it_runs_and_counts_what_it_ran() -> None:
     assert totals.answers == (0, 4, 0, 1, 1)
     assert (totals.sent, totals.received, totals.busy) == (30, 18, 3.0)
     assert (totals.accepted, totals.refused, totals.dropped) == (9, 2, 1)
+    assert (worker.queue_limit, totals.queue_most, totals.queue_full) == (5, 4, 2)
     assert sum(totals.latency) == 6
     assert totals.latency[bucket(0.5)] == 6
 
@@ -99,7 +101,7 @@ def test_what_a_worker_counted_stays_when_it_goes() -> None:
         assert cell is not None
         cell.begin(1.0)
         cell.end(exchange(), 1.25)
-        slot.tell(0, 0, 4, 0, 0)
+        slot.tell(0, 0, 4, 3, 0, (7, 9, 8)[generation], 3)
         assert board.totals().requests == generation + 1
         assert board.retire(0).requests == 1
         assert board.workers() == []
@@ -109,6 +111,7 @@ def test_what_a_worker_counted_stays_when_it_goes() -> None:
             4 * generation + 4,
             5 * generation + 5,
         )
+        assert (totals.queue_most, totals.queue_full) == ((7, 9, 9)[generation], 3 * generation + 3)
         assert totals.latency[bucket(0.25)] == generation + 1
         assert totals.answers[1] == generation + 1
 

@@ -22,7 +22,7 @@ from fulgate.client.status_view import view
 from fulgate.errors import BindError, ConfigError
 from fulgate.processes.monitor import Statsd
 from fulgate.processes.scoreboard import READY, STOPPING, PoolScore, Scoreboard, own_slot
-from fulgate.processes.status import Status, health
+from fulgate.processes.status import Status, health, open_metrics, text_of
 from tests.command import Served, fulgate
 
 APP = """\
@@ -188,10 +188,17 @@ def test_view_and_statsd_tell_what_was_added() -> None:
     later["time"] += 2
     later["pools"][0]["totals"].update(requests=50, latency=[[300, 50]])
     assert view(later, now)
+    assert now["pools"][0]["queue_limit"] is None
+    assert "listen queue len:     no limit" in text_of(now)
+    assert b"fulgate_queue_limit{" not in open_metrics(now)[0]
+    later["pools"][0].update(queued=2, queue_limit=5, queue_most=5)
+    later["pools"][0]["totals"]["queue_full"] = 7
     statsd = Statsd(("127.0.0.1", 1), "pre.", status)
-    assert not [line for line in statsd.lines(now) if line.endswith("|c")]
-    assert "pre.a_b.requests:50|c" in statsd.lines(later)
-    assert "pre.a_b.workers:1|g" in statsd.lines(later)
+    told = statsd.lines(now)
+    assert not [line for line in told if line.endswith("|c") or "queue_limit" in line]
+    told = statsd.lines(later)
+    assert {"pre.a_b.requests:50|c", "pre.a_b.queue_full:7|c", "pre.a_b.workers:1|g"} < set(told)
+    assert {"pre.a_b.queue:2|g", "pre.a_b.queue_limit:5|g", "pre.a_b.queue_most:5|g"} < set(told)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

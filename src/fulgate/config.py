@@ -473,6 +473,11 @@ class Config:
                 raise ConfigError(f"x_sendfile_root: {root!r}: accel needs FOLDER=/URI/")
 
     @property
+    def capacity(self) -> int:
+        """How many requests at once make a process of an ASGI application busy?"""
+        return min(self.worker_concurrency, self.limit_concurrency or self.worker_concurrency)
+
+    @property
     def watched(self) -> bool:
         """Is there anybody who may ask how the server is?"""
         return bool(self.status_bind or self.status_path or self.ping_path or self.statsd_host)

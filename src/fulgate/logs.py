@@ -14,6 +14,7 @@ import time
 from fulgate.access import AccessLog
 from fulgate.config import Config
 from fulgate.errors import ConfigError
+from fulgate.exchange import Exchange
 from fulgate.lines import escape, escape_one, request_id, request_line
 from fulgate.targets import INFO, Journal, LogFile, Syslog, address_of_syslog
 
@@ -23,6 +24,7 @@ __all__ = [
     "Logs",
     "access_log",
     "escape",
+    "log_refusal",
     "open_log",
     "request_id",
     "request_line",
@@ -31,6 +33,13 @@ __all__ = [
 logger = logging.getLogger("fulgate")
 
 _control = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def log_refusal(exchange: Exchange) -> None:
+    """Say why the server answers a request instead of the application, if it does."""
+    refused = exchange.refused
+    if refused is not None:
+        logger.warning("%s: %s: %s", request_line(exchange), refused.status, refused)
 
 
 def open_log(path: str, standard: int, config: Config) -> LogFile:

@@ -37,6 +37,7 @@ def _head(pool: dict[str, Any], then: dict[str, Any] | None, seconds: float) -> 
         counts[number] = count
     shares = ((f"p{share}", percentile(counts, share / 100)) for share in (50, 95, 99))
     shown = "  ".join(f"{name} {value * 1000:.2f} ms" for name, value in shares)
+    limit = pool["queue_limit"]
     text = Text()
     text.append(pool["name"], "bold")
     text.append(
@@ -45,8 +46,10 @@ def _head(pool: dict[str, Any], then: dict[str, Any] | None, seconds: float) -> 
         f"  {workers['ready']} workers ready, {workers['starting']} starting,"
         f" {workers['stopping']} stopping\n"
         f"{totals['requests']} requests  {totals['errors']} errors  {totals['aborted']} aborted"
-        f"  {pool['queued']} queued  {pool['connections']} connections"
-        f"  {pool['rss'] / 1048576:.1f} MB\n"
+        f"  {pool['connections']} connections  {pool['rss'] / 1048576:.1f} MB\n"
+        f"{pool['queued']} queued, at most {pool['queue_most']} of"
+        f" {'any number' if limit is None else limit} in a worker"
+        f"  {totals['queue_full']} found it full\n"
     )
     return text
 

@@ -24,13 +24,16 @@ from fulgate.drivers.phases import (
     LINGER_TIME,
     NEW,
     RECEIVE,
+    RETRY_AFTER,
     RUNNING,
     WAITING,
+    no_room,
     reset_at_close,
 )
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Exchange, Headers, Reply, ServerProtocol
 from fulgate.listener import PassOn
+from fulgate.logs import log_refusal
 
 if TYPE_CHECKING:
     from fulgate.drivers.aio_shared import Shared
@@ -311,7 +314,7 @@ class Connection:
             self._waiting = None
             self.hub.over(exchange)
         elif exchange.refused is not None:
-            self._turn_away(exchange, exchange.refused.status)
+            self._turn_away(exchange, exchange.refused)
         elif exchange.params_ended:
             if self._may_start(exchange):
                 self._start(exchange)
@@ -340,7 +343,7 @@ class Connection:
         if reply is not None:
             self._answer(exchange, reply)
         elif not self.hub.gateway.room():
-            self._turn_away(exchange, "503 Service Unavailable", [("Retry-After", "1")])
+            self._turn_away(exchange, no_room(), RETRY_AFTER)
         else:
             return True
         return False
@@ -378,11 +381,13 @@ class Connection:
             self._waiting = None
             self._phase = IDLE
 
-    def _turn_away(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
+    def _turn_away(
+        self, exchange: Exchange, refused: LimitExceeded, headers: Headers | None = None
+    ) -> None:
         self._rest()
-        if exchange.refused is not None:
-            log.warning("%s: %s", status, exchange.refused)
-        self.refuse(exchange, status, headers)
+        exchange.refused = refused
+        log_refusal(exchange)
+        self.refuse(exchange, refused.status, headers)
         self.hub.over(exchange)
 
     def _ended(self, exchange: Exchange) -> None:

@@ -73,6 +73,8 @@ class Watch:
         self.most = 0  # requests, after which `spent` is called, once; 0 for never
         self.spent: Callable[[], None] | None = None
         self.refused = self.dropped = 0
+        self.queue_most = 0  # requests at once, beyond those with which the process is busy
+        self.queue_full = 0  # requests that were turned away since there are too many
         self._score = score
         self._sizes = sizes
         self._slow_after = config.request_slowlog_timeout or FOREVER
@@ -82,6 +84,7 @@ class Watch:
         # the interpreter.
         self._tell_at_once = config.request_timeout > 0
         self._most = config.worker_concurrency
+        self._capacity = config.capacity
         self._calls: dict[Exchange, _Call] = {}
         self._free: list[Cell] = []
         self._taken = 0
@@ -126,6 +129,8 @@ class Watch:
             return
         now = monotonic()
         self._calls[exchange] = call = _Call(exchange, answerer, now)
+        if len(self._calls) - self._capacity > self.queue_most:
+            self.queue_most = len(self._calls) - self._capacity
         if self._score is not None:
             call.cell = cell = self._free.pop() if self._free else self._another(self._score)
             if cell is not None:
@@ -157,8 +162,9 @@ class Watch:
         if call is None:
             if exchange.aborted:
                 self.dropped += 1
-            elif exchange.refused is not None or exchange.status[:3] == "503":
+            elif exchange.refused is not None:
                 self.refused += 1
+                self.queue_full += exchange.refused.status.startswith("503")
             return
         self._requests += 1
         now = monotonic()
@@ -291,7 +297,9 @@ class Watch:
         self._told = now
         if self._score is not None:
             connections, accepted = self._sizes()
-            self._score.tell(connections, 0, accepted, self.refused, self.dropped)
+            queued = max(0, len(self._calls) - self._capacity)
+            counts = (self.refused, self.dropped, self.queue_most, self.queue_full)
+            self._score.tell(connections, queued, accepted, *counts)
 
 
 def _say(what: str, call: _Call, stack: str, lasted: float | None = None) -> None:

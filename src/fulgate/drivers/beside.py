@@ -32,9 +32,9 @@ from fulgate.drivers.phases import (
     WAITING,
 )
 from fulgate.drivers.spool import forget, spool
-from fulgate.errors import Aborted
+from fulgate.errors import Aborted, LimitExceeded
 from fulgate.exchange import Buffer, Exchange, Headers, ServerProtocol
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 __all__ = ["Beside", "Lane"]
 
@@ -263,7 +263,7 @@ class Beside:
             if self._keep(lane) and lane.answerer is not None:
                 lane.answerer.moved()
         elif exchange.refused is not None:
-            self._turn_away(exchange, exchange.refused.status)
+            self._turn_away(exchange, exchange.refused)
         elif exchange.params_ended:
             if self._may_start(exchange):
                 self._start_beside(lane)
@@ -315,10 +315,12 @@ class Beside:
             self._begun(exchange, answerer)
             answerer.begin()
 
-    def _turn_away(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
-        if exchange.refused is not None:
-            log.warning("%s: %s", status, exchange.refused)
-        self.refuse(exchange, status, headers)
+    def _turn_away(
+        self, exchange: Exchange, refused: LimitExceeded, headers: Headers | None = None
+    ) -> None:
+        exchange.refused = refused
+        log_refusal(exchange)
+        self.refuse(exchange, refused.status, headers)
         self.hub.over(exchange)
 
     def _give_up(self, lane: Lane, status: str) -> None:

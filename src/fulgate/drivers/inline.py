@@ -30,7 +30,7 @@ from fulgate.drivers.phases import (
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Carrier, Exchange, ServerProtocol, SyncGateway
 from fulgate.listener import Listener
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 __all__ = ["Inline"]
 
@@ -160,10 +160,7 @@ class InlineConnection(Carrier):
         self._heard = True
         try:
             moved = self.protocol.feed(data)
-        except LimitExceeded as error:
-            log.info("closed a connection: %s", error)
-            self.close()
-        except ProtocolError as error:
+        except (ProtocolError, LimitExceeded) as error:
             log.warning("closed a connection: %s", error)
             self.close()
         else:
@@ -223,6 +220,13 @@ class InlineConnection(Carrier):
     def fail(self, exchange: Exchange) -> None:
         self._check(exchange)
         out = exchange.fail()
+        self.protocol.done(exchange)
+        self._write(out)
+
+    def refuse(self, exchange: Exchange, refused: LimitExceeded) -> None:
+        """Answer instead of the application, which has not begun. Raises Aborted."""
+        log_refusal(exchange)
+        out = exchange.refuse(refused.status)
         self.protocol.done(exchange)
         self._write(out)
 
@@ -500,7 +504,10 @@ class Inline:
             try:
                 if self.around is not None:
                     self.around(True)
-                self._gateway(exchange, connection)
+                if exchange.refused is not None:
+                    connection.refuse(exchange, exchange.refused)
+                else:
+                    self._gateway(exchange, connection)
                 if not exchange.ended and not exchange.aborted:
                     raise RuntimeError("the gateway did not end the answer")
             except Aborted:

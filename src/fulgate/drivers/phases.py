@@ -1,4 +1,6 @@
-"""What a connection waits for, how long, and when accepting pauses: the same in each driver."""
+"""What a connection waits for, how long, when accepting pauses, and how one more request is turned
+away: the same in each driver.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ import socket
 import struct
 import time
 from typing import Final
+
+from fulgate.errors import LimitExceeded
 
 # A constant is there for compiled code without a look into a module's dictionary.
 clock: Final = time.monotonic
@@ -42,6 +46,8 @@ ACCEPTS_AFTER: Final = 8  # a round, when nobody has taken them in that time
 ACCEPT_PAUSE: Final = 0.5  # seconds without accepting, after the descriptors ran out
 OUT_OF_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
+RETRY_AFTER: Final = [("Retry-After", "1")]  # seconds
+
 LARGE: Final = 4 << 20  # bytes
 
 
@@ -54,6 +60,11 @@ def keep_memory() -> None:
     a few bodies at once cost a page fault for each 4 KiB, which takes longer than copying them.
     """
     bytes(LARGE)
+
+
+def no_room() -> LimitExceeded:
+    """Give why a request is turned away that may neither begin nor wait."""
+    return LimitExceeded("503 Service Unavailable", "there is no room for another request")
 
 
 def reset_at_close(sock: socket.SocketType) -> None:

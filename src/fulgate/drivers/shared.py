@@ -164,7 +164,7 @@ class SharedWire(Wire):
                 self._keep(exchange)
                 lane.wake()
         elif exchange.refused is not None:
-            self._refuse(exchange, exchange.refused.status)
+            self._refuse(exchange, exchange.refused)
         elif exchange.params_ended:
             if self._may_start(exchange):
                 self._start_beside(lane, now)

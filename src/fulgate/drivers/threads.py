@@ -94,6 +94,8 @@ class Threads(Hub):
         self._known = (0, 0, 0)  # requests, accepted and open connections, when we told last
         self._refused = 0
         self._dropped = 0
+        self._queue_most = 0  # requests that waited at once
+        self._queue_full = 0  # requests for which there was no room
         self._deadlines = Deadlines(config)
         board = score if shared else None
         self._acceptor = Acceptor(self, self.connections, listeners, make_protocol, allowed, board)
@@ -393,6 +395,8 @@ class Threads(Hub):
                     connection.abort()
         if accept:
             self._acceptor.accept(accept)
+        if len(self.pending) > self._queue_most + 1:  # the leader takes one at once
+            self._measure()
 
     def forget(self, connection: Wire) -> None:
         """A connection is about to close its descriptor."""
@@ -404,12 +408,25 @@ class Threads(Hub):
 
     def room(self) -> bool:
         """May another request wait? Those that free workers are about to take do not count."""
-        free = sum(1 for worker in self._workers if worker.exchange is None)
-        return len(self.pending) < self.config.queue + free
+        return len(self.pending) < self.config.queue + self._free()
+
+    def _free(self) -> int:
+        """How many workers are about to take a request?"""
+        return sum([1 for worker in self._workers if worker.exchange is None])
+
+    def _measure(self) -> None:
+        """Note how many requests wait, if they were never so many."""
+        waiting = len(self.pending) - self._free()
+        if waiting > self._queue_most:
+            self._queue_most = waiting
 
     def ended(self, exchange: Exchange) -> None:
-        if exchange.refused is not None:
+        refused = exchange.refused
+        if refused is not None:
             self._refused += 1
+            if refused.status.startswith("503"):
+                self._queue_full += 1
+                self._queue_most = max(self._queue_most, self.queue)
         elif exchange.aborted:
             self._dropped += 1
         if self._ended is not None and exchange.params_ended:
@@ -489,6 +506,8 @@ class Threads(Hub):
         finally:
             self._turn.release()
         self._handle(events)
+        if self.pending:
+            self._measure()
         with self._lock:
             # What was queued is for workers; one may have been parked just before, or have taken
             # the lead, and it polls without knowing of the queue.
@@ -544,6 +563,8 @@ class Threads(Hub):
                 self._acceptor.accepted,
                 self._refused,
                 self._dropped,
+                self._queue_most,
+                self._queue_full,
             )
 
     def _rest(self, until_scan: float) -> None:

@@ -32,11 +32,14 @@ from fulgate.drivers.phases import (
     LINGER_TIME,
     NEW,
     RECEIVE,
+    RETRY_AFTER,
     RUNNING,
     WAITING,
+    no_room,
 )
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
 from fulgate.exchange import Buffer, Exchange, Headers, ServerProtocol
+from fulgate.logs import log_refusal
 
 __all__ = ["Connection", "Gateway", "Hub"]
 
@@ -335,7 +338,7 @@ class Connection(protocol.Protocol):
             if self._answerer is not None:
                 self._answerer.moved()
         elif exchange.refused is not None:
-            self._turn_away(exchange, exchange.refused.status)
+            self._turn_away(exchange, exchange.refused)
         elif exchange.params_ended:
             if self._may_start(exchange):
                 self._start(exchange)
@@ -361,7 +364,7 @@ class Connection(protocol.Protocol):
         exchange.began = monotonic()
         if self.hub.gateway.room():
             return True
-        self._turn_away(exchange, "503 Service Unavailable", [("Retry-After", "1")])
+        self._turn_away(exchange, no_room(), RETRY_AFTER)
         return False
 
     def _start(self, exchange: Exchange) -> None:
@@ -376,12 +379,14 @@ class Connection(protocol.Protocol):
             answerer.pause()
         answerer.begin()
 
-    def _turn_away(self, exchange: Exchange, status: str, headers: Headers | None = None) -> None:
+    def _turn_away(
+        self, exchange: Exchange, refused: LimitExceeded, headers: Headers | None = None
+    ) -> None:
         self._waiting = None
         self._phase = IDLE
-        if exchange.refused is not None:
-            log.warning("%s: %s", status, exchange.refused)
-        self.refuse(exchange, status, headers)
+        exchange.refused = refused
+        log_refusal(exchange)
+        self.refuse(exchange, refused.status, headers)
         self.hub.over(exchange)
 
     def _ended(self, exchange: Exchange) -> None:

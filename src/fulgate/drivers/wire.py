@@ -46,17 +46,19 @@ from fulgate.drivers.phases import (
     LINGER_TIME,
     NEW,
     RECEIVE,
+    RETRY_AFTER,
     RUNNING,
     SHARED,
     WAITING,
     clock,
+    no_room,
     reset_at_close,
 )
 from fulgate.drivers.poller import END, GONE, POLLRDHUP, READ, WRITE, Poller
 from fulgate.errors import Aborted, LimitExceeded, ProtocolError
-from fulgate.exchange import Buffer, Carrier, Exchange, Reply, ServerProtocol
+from fulgate.exchange import Buffer, Carrier, Exchange, Headers, Reply, ServerProtocol
 from fulgate.listener import PassOn
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 __all__ = ["APP", "ARMED", "READING", "Hub", "Task", "Wire"]
 
@@ -350,8 +352,7 @@ class Wire(Carrier):
             if exchange.leaving:
                 exchange.take()
         elif exchange.refused is not None:
-            log.warning("%s: %s", exchange.refused.status, exchange.refused)
-            self._refuse(exchange, exchange.refused.status)
+            self._refuse(exchange, exchange.refused)
         elif exchange.params_ended:
             now = monotonic()
             if self._may_start(exchange):
@@ -381,7 +382,7 @@ class Wire(Carrier):
                 self._answer(exchange, reply)
                 return
         if len(hub.pending) >= hub.queue and not hub.room():
-            self._refuse(exchange, "503 Service Unavailable", [("Retry-After", "1")])
+            self._refuse(exchange, no_room(), RETRY_AFTER)
             return
         self.waiting = None
         self.running = exchange
@@ -404,15 +405,15 @@ class Wire(Carrier):
         self._unlogged.append(exchange)
 
     def _refuse(
-        self, exchange: Exchange, status: str, headers: list[tuple[str, str]] | None = None
+        self, exchange: Exchange, refused: LimitExceeded, headers: Headers | None = None
     ) -> None:
         self._is_over(exchange)
-        if exchange.refused is None:
-            exchange.refused = LimitExceeded(status, "too many requests wait for a thread")
+        exchange.refused = refused
+        log_refusal(exchange)
         if not exchange.began:
             exchange.began = monotonic()
         with contextlib.suppress(Aborted):
-            self._write(exchange.refuse(status, headers))
+            self._write(exchange.refuse(refused.status, headers))
         self.protocol.done(exchange)
         if not self.closed and self.protocol.closing and self.phase != SHARED:
             self._finish_closing(exchange)

@@ -34,7 +34,14 @@ class Score(Protocol):
     def connected(self, connections: int) -> None: ...  # tell how many there are, at once
     def ahead(self) -> bool: ...  # has another process clearly fewer of them?
     def tell(
-        self, connections: int, queued: int, accepted: int, refused: int, dropped: int
+        self,
+        connections: int,
+        queued: int,
+        accepted: int,
+        refused: int,
+        dropped: int,
+        queue_most: int = 0,
+        queue_full: int = 0,
     ) -> None: ...
 
 

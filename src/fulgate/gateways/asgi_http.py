@@ -25,7 +25,7 @@ from fulgate.gateways.head import (
     known_statuses,
 )
 from fulgate.gateways.xsendfile import named_file, open_below, refused_file, uri_of
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 if TYPE_CHECKING:
     from fulgate.gateways.asgi import ASGI
@@ -164,7 +164,7 @@ class Http:
     def moved(self) -> None:
         exchange = self._exchange
         if exchange.refused is not None and not exchange.ended:
-            logger.warning("%s: %s", request_line(exchange), exchange.refused)
+            log_refusal(exchange)
             try:
                 if exchange.head_sent:
                     self._line.fail(exchange)

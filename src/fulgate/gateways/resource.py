@@ -24,7 +24,7 @@ from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange, Headers
 from fulgate.gateways.head import check_length, check_name, check_status, check_value
 from fulgate.gateways.trampoline import deferred_of
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 __all__ = ["ResourceGateway"]
 
@@ -161,7 +161,7 @@ class Channel:
             exchange.take()  # too late to be of use
             return
         if exchange.refused is not None:
-            log.warning("%s: %s", request_line(exchange), exchange.refused)
+            log_refusal(exchange)
             status = exchange.refused.status
             self._lost("the request was refused")
             self._line.refuse(exchange, status)

@@ -19,7 +19,7 @@ from fulgate.exchange import Carrier, Exchange, Headers, Role, SyncGateway
 from fulgate.gateways.head import check_name, check_status, check_value
 from fulgate.gateways.streams import printable, to_stderr
 from fulgate.gateways.wsgi import Application, exit_status
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 if TYPE_CHECKING:
     from fulgate.gateways.filters import Filter
@@ -212,7 +212,7 @@ class AuthorizerGateway:
         app_status = 0
         try:
             if exchange.refused is not None:
-                logger.warning("%s: %s", request_line(exchange), exchange.refused)
+                log_refusal(exchange)
                 answer = Deny(exchange.refused.status).answer()
             else:
                 answer = self._decide(exchange)

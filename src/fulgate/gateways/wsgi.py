@@ -25,7 +25,7 @@ from fulgate.gateways.head import (
     known_statuses,
 )
 from fulgate.gateways.streams import Errors, FileWrapper, Input, printable, to_stderr
-from fulgate.logs import request_line
+from fulgate.logs import log_refusal, request_line
 
 __all__ = ["WSGI", "Application", "exit_status"]
 
@@ -329,7 +329,7 @@ class WSGI:
 
     def _refuse(self, exchange: Exchange, carrier: Carrier, refused: LimitExceeded) -> None:
         """Answer what is refused, before the application or while it read the body."""
-        logger.warning("%s: %s: %s", request_line(exchange), refused.status, refused)
+        log_refusal(exchange)
         self._end(exchange, carrier, refused.status, 0)
 
     def _failed(self, exchange: Exchange, carrier: Carrier, error: BaseException) -> None:

@@ -24,7 +24,9 @@ MOST: Final = 16  # connections at once
 PATIENCE: Final = 10.0  # seconds for a client to ask, and to take the answer
 AT_STOP: Final = 2.0  # the same, when we stop
 PERIOD: Final = 1.0  # seconds between two reports to statsd
-COUNTED: Final = ("requests", "errors", "aborted", "refused", "accepted", "sent")
+COUNTED: Final = (
+    "requests", "errors", "aborted", "refused", "accepted", "sent", "queue_full",
+)  # fmt: skip
 
 
 class Monitor:
@@ -238,8 +240,11 @@ class Statsd:
                 "threads.busy": pool["threads"]["busy"],
                 "threads.idle": pool["threads"]["idle"],
                 "queue": pool["queued"],
+                "queue_limit": pool["queue_limit"],
+                "queue_most": pool["queue_most"],
                 "connections": pool["connections"],
                 "memory": pool["rss"],
             }
-            found += [f"{prefix}{name}:{value}|g" for name, value in gauges.items()]
+            known = [(name, value) for name, value in gauges.items() if value is not None]
+            found += [f"{prefix}{name}:{value}|g" for name, value in known]
         return found

@@ -3,11 +3,12 @@
 Everything is 8-byte words of the machine's own kind, so that none is ever seen half written::
 
     header   16 words: a number that is odd while the master moves sums; PoolScore (8 words); what
-             was last reported to statsd (6 words), by whoever does that
+             was last reported to statsd (7 words), by whoever does that
     slot     one for each worker, and one more for the sums of workers that have gone:
-      worker   16 words: pid, generation, started, by the master; state, heard, rss, cpu,
-               connections, queued, accepted, refused, dropped, how many threads there are below,
-               capacity, and connections held at the moment, by the worker
+      worker   18 words: pid, generation, started, by the master; state, heard, rss, cpu,
+               connections, queued, accepted, refused, dropped, the most that were queued, how many
+               found the queue full, how many threads there are below, capacity, connections held at
+               the moment, and one more than the queue's limit, or 0, by the worker
       thread   one for each thread, written by that thread:
         counters  12 words: answers 1xx to 5xx, errors, requests, aborted, broken, received,
                   sent, busy seconds
@@ -82,16 +83,17 @@ READY: Final = 2
 STOPPING: Final = 3  # finishes its requests
 
 HEADER_WORDS: Final = 16
-HELD: Final = 14  # the word of a worker's cell that says how many connections it has at the moment
-WORKER_WORDS: Final = 16
-TAKEN: Final = 12  # the word of a worker's cell with the number of threads; then its capacity
+TAKEN: Final = 14  # the word of a worker's cell with the number of threads; then its capacity
+HELD: Final = 16  # the word that says how many connections it has at the moment
+LIMIT: Final = 17  # the word with one more than how many may be queued; 0 where there is no limit
+WORKER_WORDS: Final = 18
 THREAD_WORDS: Final = COUNTER_WORDS + NOW_WORDS + BUCKETS
 
 _pool = struct.Struct("@d7Q")
-_reported = struct.Struct("@6Q")
+_reported = struct.Struct("@7Q")
 _hired = struct.Struct("@QQd")  # the master's part of a worker's cell
-_worker = struct.Struct("@QdQdQQQQQQQ")
-_told = struct.Struct("@QdQdQQQQQ")  # what of it `tell` writes
+_worker = struct.Struct("@QdQdQQQQQQQQQ")
+_told = struct.Struct("@QdQdQQQQQQQ")  # what of it `tell` writes
 _counters = struct.Struct("@11Qd")
 _buckets = struct.Struct(f"@{BUCKETS}Q")
 
@@ -113,6 +115,8 @@ class Totals:
     refused: int = 0  # requests that the server answered itself: 413, 431, 503
     dropped: int = 0  # given up by the web server, before they ran
     cpu: float = 0.0  # seconds of CPU time, of the processes
+    queue_full: int = 0  # requests, of the refused ones, that found no room in the queue
+    queue_most: int = 0  # the most that were in the queue of one worker
 
     def __add__(self, other: Totals) -> Totals:
         a, b = self.answers, other.answers
@@ -130,6 +134,8 @@ class Totals:
             self.refused + other.refused,
             self.dropped + other.dropped,
             self.cpu + other.cpu,
+            self.queue_full + other.queue_full,
+            max(self.queue_most, other.queue_most),
         )
 
 
@@ -160,7 +166,8 @@ class WorkerScore:
     rss: int  # bytes
     cpu: float  # seconds
     connections: int
-    queued: int  # requests that wait for a thread
+    queued: int  # requests that wait for a thread; those beyond `capacity`, where they run at once
+    queue_limit: int | None  # how many these may be; None for any number, or before it is known
     capacity: int  # how many requests make it busy; 0: as many as it has threads
     threads: tuple[ThreadScore, ...]
     totals: Totals
@@ -226,9 +233,12 @@ class Slot:
         self.board.words[self._first + TAKEN] = self._taken
         return cell
 
-    def hold(self, capacity: int) -> None:
-        """Tell how many requests make the process busy, if it is not one for each thread."""
+    def hold(self, capacity: int, queue: int | None) -> None:
+        """Tell how many requests make the process busy, 0 for one for each thread, and how many
+        beyond these it takes, None for any number.
+        """
         self.board.words[self._first + TAKEN + 1] = capacity
+        self.board.words[self._first + LIMIT] = 0 if queue is None else queue + 1
 
     def become(self, state: int) -> None:
         """Tell STARTING, READY or STOPPING."""
@@ -245,12 +255,19 @@ class Slot:
         return self.board.least_held() < held - 1 - held // 8
 
     def tell(
-        self, connections: int, queued: int, accepted: int, refused: int, dropped: int
+        self,
+        connections: int,
+        queued: int,
+        accepted: int,
+        refused: int,
+        dropped: int,
+        queue_most: int = 0,
+        queue_full: int = 0,
     ) -> None:
         """Tell how the process is: about once a second while something happens, else every five
         seconds, and before it ends.
         """
-        numbers = (connections, queued, accepted, refused, dropped)
+        numbers = (connections, queued, accepted, refused, dropped, queue_most, queue_full)
         known = _told.pack(self._state, monotonic(), _rss(self._page), process_time(), *numbers)
         self.board.write(self._first + 3, known)
 
@@ -336,7 +353,7 @@ class Scoreboard:
         self.write(1, _pool.pack(*astuple(pool)))
 
     def report(self, counters: Sequence[int]) -> None:
-        """Keep what was reported, for whoever reports next; six counters."""
+        """Keep what was reported, for whoever reports next; seven counters."""
         self.write(1 + _pool.size // WORD, _reported.pack(*counters))
 
     def reported(self) -> tuple[int, ...]:
@@ -360,7 +377,15 @@ class Scoreboard:
     def _write_gone(self) -> None:
         gone = self._gone
         first = self.first_word(self.slots)
-        numbers = (gone.accepted, gone.refused, gone.dropped, 1, 0)
+        numbers = (
+            gone.accepted,
+            gone.refused,
+            gone.dropped,
+            gone.queue_most,
+            gone.queue_full,
+            1,
+            0,
+        )
         self.write(first + 3, _worker.pack(EMPTY, 0.0, 0, gone.cpu, 0, 0, *numbers))
         first += WORKER_WORDS
         counts = (gone.errors, gone.requests, gone.aborted, gone.broken, gone.received, gone.sent)
@@ -418,12 +443,21 @@ class Scoreboard:
         first = self.first_word(slot)
         pid, generation, started = _hired.unpack_from(self.memory, first * WORD)
         known = _worker.unpack_from(self.memory, (first + 3) * WORD)
-        state, heard, rss, cpu, connections, queued, accepted, refused, dropped, _, capacity = known
+        state, heard, rss, cpu, connections, queued, *counts, _, capacity = known
         if state == EMPTY and not always:
             return None
         found = (self._thread(first, number) for number in range(self._taken(first)))
         threads = tuple(thread for thread in found if thread is not None)
-        totals = Totals(accepted=accepted, refused=refused, dropped=dropped, cpu=cpu)
+        accepted, refused, dropped, most, full = counts
+        totals = Totals(
+            accepted=accepted,
+            refused=refused,
+            dropped=dropped,
+            cpu=cpu,
+            queue_full=full,
+            queue_most=most,
+        )
+        limit = self.words[first + LIMIT]
         for thread in threads:
             totals += thread.totals
         return WorkerScore(
@@ -437,6 +471,7 @@ class Scoreboard:
             cpu,
             connections,
             queued,
+            limit - 1 if limit else None,
             capacity,
             threads,
             totals,

@@ -91,6 +91,7 @@ def _plain(status: str, text: str) -> Reply:
 def _pool(name: str, board: Scoreboard, now: float, full: bool) -> Document:
     score, workers, totals = board.pool(), board.workers(), board.totals()
     started = score.started or min((worker.started for worker in workers), default=now)
+    limits = [worker.queue_limit for worker in workers if worker.queue_limit is not None]
     found: Document = {
         "name": name,
         "uptime": round(now - started, 3),
@@ -107,6 +108,8 @@ def _pool(name: str, board: Scoreboard, now: float, full: bool) -> Document:
         },
         "connections": sum(worker.connections for worker in workers),
         "queued": sum(worker.queued for worker in workers),
+        "queue_limit": max(limits, default=None),
+        "queue_most": totals.queue_most,
         "rss": sum(worker.rss for worker in workers),
         "heard": round(min((now - worker.heard for worker in workers), default=0.0), 3),
         "totals": _totals(totals),
@@ -137,6 +140,7 @@ def _totals(totals: Totals) -> Document:
         "aborted": totals.aborted,
         "broken": totals.broken,
         "refused": totals.refused,
+        "queue_full": totals.queue_full,
         "dropped": totals.dropped,
         "accepted": totals.accepted,
         "received": totals.received,
@@ -184,6 +188,9 @@ def _worker(worker: WorkerScore, now: float) -> Document:
         "cpu": round(worker.cpu, 3),
         "connections": worker.connections,
         "queued": worker.queued,
+        "queue_limit": worker.queue_limit,
+        "queue_most": worker.totals.queue_most,
+        "queue_full": worker.totals.queue_full,
         "busy": worker.busy,
         "capacity": worker.capacity or len(worker.threads),
         "requests": worker.totals.requests,
@@ -235,6 +242,9 @@ def text_of(document: Document) -> str:
             "start since": int(pool["uptime"]),
             "accepted conn": totals["accepted"],
             "listen queue": pool["queued"],
+            "max listen queue": pool["queue_most"],
+            "listen queue len": _limit(pool["queue_limit"]),
+            "listen queue full": totals["queue_full"],
             "connections": pool["connections"],
             "workers": ", ".join(f"{count} {state}" for state, count in workers.items()),
             "total processes": sum(workers.values()),
@@ -265,6 +275,9 @@ def _full(worker: Document) -> list[str]:
     lines = ["*" * 24]
     for name in ("pid", "state", "generation", "requests", "errors", "connections", "rss", "cpu"):
         lines.append(f"{name + ':':<22}{worker[name]}")
+    most, limit = worker["queue_most"], _limit(worker["queue_limit"])
+    queue = f"{worker['queued']}, at most {most} of {limit}, {worker['queue_full']} times full"
+    lines.append(f"{'queue:':<22}{queue}")
     lines.append(f"{'start since:':<22}{int(worker['uptime'])}")
     for thread in worker["threads"]:
         line = _printable(thread["line"]) or "-"
@@ -282,6 +295,10 @@ def _recent(name: str, notes: list[Document]) -> list[str]:
         f"  {_printable(note['what'])}"
         for note in notes
     ]
+
+
+def _limit(number: int | None) -> str:
+    return "no limit" if number is None else str(number)
 
 
 def _ms(seconds: float) -> str:
@@ -316,7 +333,8 @@ def open_metrics(document: Document) -> tuple[bytes, str]:
             for name, text, key in _GAUGES:
                 gauge = GaugeMetricFamily(f"fulgate_{name}", text, labels=["pool"])
                 for pool in document["pools"]:
-                    gauge.add_metric([pool["name"]], _find(pool, key))
+                    if (value := _find(pool, key)) is not None:
+                        gauge.add_metric([pool["name"]], value)
                 yield gauge
             for name, text, key in _BY_STATE:
                 labels = ["pool", "class" if key == "totals.answers" else "state"]
@@ -361,6 +379,7 @@ _COUNTERS = (
     ("aborted", "Requests that the web server gave up.", "totals.aborted"),
     ("broken", "Answers that began and did not end.", "totals.broken"),
     ("refused", "Requests that the server answered itself.", "totals.refused"),
+    ("queue_full", "Requests that found the queue full, of the refused.", "totals.queue_full"),
     ("connections_accepted", "Connections accepted.", "totals.accepted"),
     ("received_bytes", "Bytes of requests' bodies.", "totals.received"),
     ("sent_bytes", "Bytes of answers' bodies.", "totals.sent"),
@@ -373,6 +392,8 @@ _COUNTERS = (
 _GAUGES = (
     ("connections", "Connections that are open.", "connections"),
     ("queue", "Requests that wait for a thread.", "queued"),
+    ("queue_limit", "How many may wait in one worker.", "queue_limit"),
+    ("queue_most", "The most that have waited in one worker.", "queue_most"),
     ("memory_bytes", "Resident memory of the workers.", "rss"),
     ("uptime_seconds", "Time since the start.", "uptime"),
     ("generation", "Grows with each reload.", "generation"),
