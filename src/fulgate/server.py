@@ -190,12 +190,15 @@ class Server:
 
     def _take_slot(self) -> Slot:
         """Give the place on a scoreboard, on one of its own where there is no master."""
+        config = self.config
         asgi = self.interface == "asgi"
-        capacity = self.config.worker_concurrency
         if self.slot is None:
-            self.slot = own_slot(capacity + 1 if asgi else self.config.threads)
+            self.slot = own_slot(config.worker_concurrency + 1 if asgi else config.threads)
         if asgi:
-            self.slot.hold(capacity)
+            limit = config.limit_concurrency
+            self.slot.hold(config.capacity, limit - config.capacity if limit else None)
+        else:
+            self.slot.hold(0, config.queue)
         self.slot.notes.slow_after = self.config.request_slowlog_timeout or SLOW_AFTER
         return self.slot
 
@@ -272,6 +275,7 @@ class Server:
         It needs a WSGI application; raises ConfigError for others.
         """
         self._need_wsgi("a process without threads")
+        self._open_access_log()
         self._protocols.serve_several(False)
         driver = Inline(
             self.listeners if connection is None else [],
