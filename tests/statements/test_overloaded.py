@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.model import OVERLOADED, REQUEST_COMPLETE, STDIN
 from tests.raw import Raw, head, record
-from tests.servers import Fulgate, Lighttpd, Nginx, Running
-from tests.servers.web import request
+from tests.servers import Fulgate, Running
 from tests.statements import APP, eventually, query, statement
 
 
@@ -31,20 +28,3 @@ def test_overloaded_on_request(running: Running, tmp_path: Path) -> None:
         go.touch()
         assert busy.answer().protocol_status == REQUEST_COMPLETE
         eventually(lambda: raw.request().body == b"Hello, world!\n", "a free thread")
-
-
-@pytest.mark.requires_server("nginx", "lighttpd")
-def test_what_web_servers_make_of_it(running: Running, tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    options = ("--threads", "1", "--queue", "0", "--overload", "overloaded")
-    server = running(Fulgate, APP, *options)
-    nginx = running(Nginx, server.backend)
-    lighttpd = running(Lighttpd, server.backend)
-    with Raw(server.socket) as busy:
-        busy.expect()
-        busy.send(head("/stream", query(go=go)), record(STDIN, 1))
-        busy.until(1, b"first\n")
-        assert request(nginx.port, "/").status == 502
-        assert request(lighttpd.port, "/").status == 500
-        go.touch()
-        busy.answer()
