@@ -26,7 +26,7 @@ def check(request: AuthorizerRequest) -> Allow | Deny:
     found = request.credentials
     if found is None or found[1] != "sesame":
         return Deny("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="test"')], b"who?\n")
-    return Allow(variables={"WHO": found[0], "METHOD_SEEN": request.method})
+    return Allow({"WHO": found[0], "METHOD_SEEN": request.method}, [("Set-Cookie", "a=b")])
 
 
 def site(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

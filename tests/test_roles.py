@@ -24,13 +24,15 @@ from fulgate import (
     filter,
 )
 from fulgate.exchange import Exchange, Role
+from fulgate.processes.notes import ERROR
 from tests.auth_site import both, check
+from tests.driver_suite.kit import until
 from tests.model import PARAMS, STDIN, UNKNOWN_ROLE, Answer
 from tests.raw import Raw, begin, environ, pairs, record, stream
-from tests.servers import Fulgate, Lighttpd, Running
+from tests.servers import Fulgate, Lighttpd, RealServer, Running
 from tests.servers.apache import MODULES
 from tests.servers.web import request
-from tests.spawned import Account
+from tests.spawned import Account, page
 from tests.spawned.servers import fcgid
 
 AUTHORIZER = 2
@@ -73,7 +75,8 @@ def test_an_authorizer_needs_no_body_and_names_variables(make_server: MakeServer
         for _ in range(2):
             answer = ask(raw, HTTP_AUTHORIZATION=basic("jo:sesame"))
             assert answer.stdout == (
-                b"Status: 200 OK\r\nVariable-WHO: jo\r\nVariable-METHOD_SEEN: GET\r\n\r\n"
+                b"Status: 200 OK\r\nVariable-WHO: jo\r\nVariable-METHOD_SEEN: GET\r\n"
+                b"Set-Cookie: a=b\r\n\r\n"
             )
             assert answer.app_status == 0
         denied = ask(raw)
@@ -121,6 +124,7 @@ def _exits(request: AuthorizerRequest) -> Any:
         (lambda request: True, 1),
         (lambda request: None, 1),
         (lambda request: Allow({"A B": "x"}), 1),
+        (lambda request: Allow({"A": 1}), 1),  # type: ignore[dict-item]
         (lambda request: Allow({"A": "x\r\nVariable-B: y"}), 1),
         (lambda request: Deny("200 OK"), 1),
         (lambda request: Deny("403"), 1),
@@ -139,6 +143,32 @@ def test_what_goes_wrong_denies(
         assert answer.app_status == app_status
         assert b"Traceback" in answer.stderr
     assert "the authorizer raised" in caplog.text
+
+
+def test_variables_are_sent_in_utf_8(make_server: MakeServer) -> None:
+    """As the name came, of which `credentials` has made text."""
+
+    @authorizer
+    def named(request: AuthorizerRequest) -> Allow:
+        return Allow({"REMOTE_USER": (request.credentials or ("", ""))[0]})
+
+    with Raw(make_server(named)) as raw:
+        answer = ask(raw, HTTP_AUTHORIZATION=basic("Jürgen Ж:x"))
+        assert "Variable-REMOTE_USER: Jürgen Ж\r\n".encode() in answer.stdout
+
+
+def test_what_an_authorizer_raises_is_in_the_status(folder: Path) -> None:
+    with Server(authorizer(_raises), bind=(f"unix:{folder}/sock",)) as server:
+        with Raw(f"{folder}/sock") as raw:
+            assert ask(raw).stdout.startswith(b"Status: 500 ")
+        assert server.slot is not None
+        board = server.slot.board
+        until(lambda: board.recent(ERROR), "it is not noted")
+        assert [note.what for note in board.recent(ERROR)] == ["LookupError"]
+
+
+def _raises(request: AuthorizerRequest) -> Allow:
+    raise LookupError("on purpose")
 
 
 def test_a_request_tells_what_came() -> None:
@@ -168,6 +198,13 @@ def test_misuse() -> None:
         authorizer(None)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         filter(None)  # type: ignore[arg-type]
+
+    async def awaited(request: Any) -> Any: ...
+
+    with pytest.raises(TypeError, match="coroutine"):
+        authorizer(awaited)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="coroutine"):
+        filter(awaited)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         Roles()
     with pytest.raises(TypeError):
@@ -211,25 +248,63 @@ def behave(port: int, who: bytes) -> None:
 @pytest.mark.requires_server("lighttpd")
 def test_behind_lighttpd(running: Running) -> None:
     server = running(Fulgate, "tests.auth_site:both")
-    auth = f'"mode" => "authorizer",\n"docroot" => "{server.folder}"\n), (\n'
+    auth = '"mode" => "authorizer"\n), (\n'
     again = f'"socket" => "{server.socket}",\n"check-local" => "disable"'
     options = (auth + again).replace(",\n", "\n").replace("), (\n", "), (\n")
     web = running(Lighttpd, server.backend, options=options)
     behave(web.port, b"jo GET\n")
+    jo = {"Authorization": basic("jo:sesame")}
+    more = request(web.port, "/more", headers=jo)
+    assert (more.body, more.headers["Set-Cookie"]) == (b"jo GET\n", None)
     away = request(web.port, "/away")
     assert (away.status, away.headers["location"]) == (302, "http://elsewhere.example/")
     assert request(web.port, "/raise").status == 500
 
 
-FCGID_SCRIPT = """\
+@pytest.fixture
+def behind_mod_fcgid(running: Running, folder: Path) -> Callable[..., RealServer]:
+    """Apache, with what the page has for it, and lines added; its script may be another one."""
+    account = Account(folder / "home")
+    shown = page("roles.md", account.home)
+    (script,) = (block for block in shown if block.startswith("#!"))
+    locations = [block for block in shown if "<Location" in block]
+
+    def start(number: int, more: str = "", text: str = script) -> RealServer:
+        account.script(text, "check.fcgi")
+        (account.www / "index.html").write_text("the page\n")
+        modules = [
+            f"LoadModule {name}_module {MODULES}/mod_{name}.so"
+            for name in ("authn_core", "authz_user", "auth_basic", "headers")
+        ]
+        lines = [*modules, f"<Location />\n{more}\n</Location>", locations[number]]
+        return running(lambda f: fcgid(f, account, *lines))
+
+    return start
+
+
+@pytest.mark.requires_server("apache2", "mod_fcgid")
+@pytest.mark.slow
+def test_behind_mod_fcgid(behind_mod_fcgid: Callable[..., RealServer]) -> None:
+    web = behind_mod_fcgid(0, 'Header set X-Environment "%{WHO}e"')
+    assert request(web.port, "/index.html").status == 401
+    for text, status in (("jo:sesame", 200), ("jo:other", 401), ("al:sesame", 401)):
+        answer = request(web.port, "/index.html", headers={"Authorization": basic(text)})
+        assert answer.status == status, text
+        assert (answer.body == b"the page\n") is (status == 200)
+        assert (answer.headers["X-Environment"] == "jo") is (status == 200)
+        assert answer.headers["Variable-WHO"] is None
+    assert "Authorization of user al" in web.log()  # Apache says 401 whatever the authorizer said
+
+
+CHECKER = """\
 from fulgate import Allow, Deny, authorizer, serve
 
 @authorizer
 def check(request):
-    if request.params.get("FCGI_APACHE_ROLE") == "AUTHORIZER":
-        return Allow() if request.params.get("REMOTE_USER") == "jo" else Deny()
-    name, password = request.credentials or ("", "")
-    return Allow() if password == "sesame" else Deny("401 Unauthorized")
+    assert request.params["FCGI_APACHE_ROLE"] == "ACCESS_CHECKER"
+    if request.header("Cookie") == "key=1":
+        return Allow(variables={"WHO": "jo"}, headers=[("Set-Cookie", "key=2")])
+    return Deny("302 Found", [("Location", "http://elsewhere.example/")])
 
 serve(check)
 """
@@ -237,28 +312,11 @@ serve(check)
 
 @pytest.mark.requires_server("apache2", "mod_fcgid")
 @pytest.mark.slow
-def test_behind_mod_fcgid(running: Running, folder: Path) -> None:
-    account = Account(folder / "home")
-    script = account.script(FCGID_SCRIPT, "check.fcgi")
-    (account.www / "index.html").write_text("the page\n")
-    modules = [
-        f"LoadModule {name}_module {MODULES}/mod_{name}.so"
-        for name in ("authn_core", "authz_user", "auth_basic")
-    ]
-    location = f"""\
-<Location />
-    AuthType Basic
-    AuthName test
-    FcgidAuthenticator {script}
-    FcgidAuthenticatorAuthoritative On
-    FcgidAuthorizer {script}
-    FcgidAuthorizerAuthoritative On
-    Require valid-user
-</Location>"""
-    web = running(lambda f: fcgid(f, account, *modules, location))
-    assert request(web.port, "/index.html").status == 401
-    for text, status in (("jo:sesame", 200), ("jo:other", 401), ("al:sesame", 401)):
-        answer = request(web.port, "/index.html", headers={"Authorization": basic(text)})
-        assert answer.status == status, text
-        assert (answer.body == b"the page\n") is (status == 200)
-    assert "Authorization of user al" in web.log()  # Apache says 401 whatever the authorizer said
+def test_behind_mod_fcgid_without_a_password(behind_mod_fcgid: Callable[..., RealServer]) -> None:
+    web = behind_mod_fcgid(1, text=CHECKER)
+    answer = request(web.port, "/index.html", headers={"Cookie": "key=1"})
+    assert (answer.status, answer.body) == (200, b"the page\n")
+    assert answer.headers["Set-Cookie"] == "key=2"
+    assert answer.headers["Variable-WHO"] == "jo"
+    answer = request(web.port, "/index.html")
+    assert (answer.status, answer.headers["Location"]) == (401, None)

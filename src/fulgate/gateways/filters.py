@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from inspect import iscoroutinefunction
 from typing import IO, Any, Final
 
 from fulgate.exchange import Buffer, Carrier, Exchange, Headers, SyncGateway
@@ -80,6 +81,8 @@ class Filter:
     def __init__(self, handle: Handle) -> None:
         if not callable(handle):
             raise TypeError("a filter is made of a function of a request")
+        if iscoroutinefunction(handle):
+            raise TypeError("a filter runs in a thread, and cannot be a coroutine")
         self.handle = handle
         self.__doc__ = handle.__doc__
 

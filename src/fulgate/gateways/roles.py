@@ -12,6 +12,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from fulgate.errors import Aborted
@@ -94,18 +95,25 @@ def _utf8(text: str) -> str:
     return text.encode("latin-1").decode("utf-8", "replace")
 
 
+def _in_utf8(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the value of a variable is not str, but {type(text).__name__}")
+    return text.encode("utf-8").decode("latin-1")
+
+
 @dataclass(frozen=True, slots=True)
 class Allow:
     """The request may be served. `variables` are added to its CGI variables by the web server.
 
-    `headers` go beside them; what a web server does with them is its own affair.
+    Their values are text, and sent in UTF-8, as `credentials` are read. `headers` go beside them;
+    what a web server does with them is its own affair.
     """
 
     variables: Mapping[str, str] = field(default_factory=dict)
     headers: Headers = field(default_factory=list)
 
     def answer(self) -> tuple[str, Headers, bytes]:
-        named = [("Variable-" + name, value) for name, value in self.variables.items()]
+        named = [("Variable-" + name, _in_utf8(value)) for name, value in self.variables.items()]
         return "200 OK", [*named, *self.headers], b""
 
 
@@ -142,6 +150,8 @@ class Authorizer:
     def __init__(self, check: Check) -> None:
         if not callable(check):
             raise TypeError("an authorizer is made of a function of a request")
+        if iscoroutinefunction(check):
+            raise TypeError("an authorizer is asked in a thread, and cannot be a coroutine")
         self.check = check
         self.__doc__ = check.__doc__
 
@@ -236,6 +246,7 @@ class AuthorizerGateway:
         return status, headers, body
 
     def _log(self, exchange: Exchange, carrier: Carrier, error: BaseException) -> None:
+        exchange.error = type(error).__name__
         logger.error("%s: the authorizer raised", request_line(exchange), exc_info=error)
         if self._stderr:
             lines = "".join(traceback.format_exception(error)).split("\n")
