@@ -16,8 +16,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fulgate.client.connection import Answer
 from fulgate.client.status import ask
+from fulgate.errors import ConfigError
+from fulgate.twisted import FastCGIFactory
 from tests.command import Served, fulgate
+from tests.driver_suite.kit import until
 from tests.test_status import APP, get, wait_for
+from tests.twistd import Twistd
 
 ASYNC = """\
 import asyncio, os
@@ -118,6 +122,33 @@ def seen(pool: dict[str, Any]) -> int:
     refused: int = pool["totals"]["queue_full"]
     queued: int = pool["queued"]
     return min(busy, len(pool["processes"])) + queued + refused
+
+
+def test_a_service_of_twisteds_has_them_too(folder: Path) -> None:
+    (folder / "application.py").write_text(APP)
+    address = f"unix:{folder}/status.sock"
+    options = ("--threads=1", "--queue=2", f"--status-bind={address}")
+    with Twistd(
+        folder, "-n", "fastcgi", f"--bind=unix:{folder}/app.sock", "--app=application:app", *options
+    ):
+        until(lambda: (folder / "status.sock").exists(), "it does not start")
+        asking = Asking(f"unix:{folder}/app.sock")
+        asking.more(5)
+        pool = wait_for(address, lambda pool: pool["totals"]["queue_full"] == 2)["pools"][0]
+        assert (pool["queued"], pool["queue_limit"], pool["queue_most"]) == (2, 2, 2)
+        (folder / "go").touch()
+        asking.end()
+        assert asking.refused == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"status_bind": ("tcp:127.0.0.1:0",)}, {"status_path": "/status"}, {"ping_path": "/ping"}],
+    ids=str,
+)
+def test_a_factory_of_twisteds_says_that_it_has_none(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="keeps no status"):
+        FastCGIFactory(print, reactor=object(), **setting)  # type: ignore[arg-type]
 
 
 def told_in_text(folder: Path, address: str, queued: int, full: int) -> None:

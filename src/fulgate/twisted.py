@@ -256,7 +256,8 @@ class FastCGIFactory(_Logged):
     `wsgi` runs in the reactor's thread pool, or in `threadpool`, a
     twisted.python.threadpool.ThreadPool that was started; in `config.threads` threads at most.
     `protocol` is what the web server speaks: "fastcgi", "scgi" or "ajp". `config` and `settings`
-    are as for `fulgate.Server`, `bind` and the settings in `HOSTS` apart. Raises ConfigError.
+    are as for `fulgate.Server`, `bind`, those of the status and those in `HOSTS` apart. Raises
+    ConfigError.
     """
 
     def __init__(
@@ -338,6 +339,9 @@ def _of_a_factory(config: Config | None, settings: dict[str, Any]) -> Config:
     check_hosted(config)
     if config.bind:
         raise ConfigError("bind: the factory listens where its endpoint does")
+    for name in ("status_bind", "status_path", "ping_path", "statsd_host"):
+        if getattr(config, name):
+            raise ConfigError(f"{name}: a factory keeps no status; FastCGIService does")
     return config
 
 
