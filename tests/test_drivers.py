@@ -19,6 +19,7 @@ from fulgate.drivers.connection import Connection
 from fulgate.drivers.poller import END as PEER_END
 from fulgate.drivers.poller import GONE, READ, WRITE
 from tests.driver_suite import *  # noqa: F403
+from tests.driver_suite.ahead import *  # noqa: F403
 from tests.driver_suite.beside import *  # noqa: F403
 from tests.driver_suite.kit import (
     END,

@@ -302,6 +302,7 @@ class ServerProtocol:
     # Close it by a reset, where there is such: its mere end would pass for that of a broken answer.
     reset = False
     shared = False  # several requests are, have been or may soon be on it at once
+    shown = False  # the peer has shown that: by a request beside another one, or by a question
 
     def feed(self, data: bytes) -> list[Exchange]:
         """Take received bytes and return the exchanges that these bytes MOVED.
@@ -311,6 +312,10 @@ class ServerProtocol:
         connection is to be closed, and `eof` gives the exchanges that this aborts.
         """
         raise NotImplementedError
+
+    def may_follow(self, exchange: Exchange) -> bool:
+        """May another request come behind this one's body, before it has its answer?"""
+        return False
 
     def eof(self) -> list[Exchange]:
         """Take note that the peer is gone; return the exchanges that are aborted by it."""

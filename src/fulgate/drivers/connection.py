@@ -6,9 +6,10 @@ import logging
 import select
 
 from fulgate.drivers.outbox import File
-from fulgate.drivers.phases import RECEIVE, SHARED
+from fulgate.drivers.phases import FOREVER, RECEIVE, SHARED
 from fulgate.drivers.poller import READ
 from fulgate.drivers.shared import SharedWire
+from fulgate.drivers.spool import kept
 from fulgate.drivers.wire import APP, ARMED, READING
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange
@@ -67,7 +68,10 @@ class Connection(SharedWire):
             raise Aborted(str(exchange.refused))
         data = exchange.take()
         if data:
+            self._ahead = FOREVER
             if self.inbound == ARMED and not self._armed & READ:
+                if self._far and not kept(exchange):
+                    self._far = False
                 self._arm()  # there is room for more
             return data
         return b"" if exchange.stream_ended else None

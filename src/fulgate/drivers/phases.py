@@ -27,6 +27,10 @@ LINGER: Final = 6  # all is sent, the peer may still be sending
 SHARED: Final = 7  # several requests are on it, each with a phase of its own
 
 FOREVER: Final = float("inf")
+# Where several requests may come on a connection, and it is not known whether they do: seconds in
+# which nobody reads of a body, after which we look behind it, and how many bytes are kept of it.
+AHEAD_AFTER: Final = 0.1
+AHEAD_MOST: Final = 1 << 20
 LINGER_PAUSE: Final = 2.0  # seconds of silence after which a peer that does not close is closed
 LINGER_TIME: Final = 30.0  # seconds of lingering in all
 ARRIVED_AT_STOP: Final = 2.0  # seconds, for the rest of a request that has begun to arrive

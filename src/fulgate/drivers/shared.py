@@ -7,6 +7,9 @@ one (or the peer asks whether it may), until none is left, the connection is SHA
 - Whoever polls receives, always (`inbound` stays ARMED), since what comes for one request must not
   keep us from hearing of the others. A thread that wants body waits until some has come; what
   nobody reads goes to a file, up to the limit of a body.
+- So it is as well once nobody has read the body of an only request for a moment: there may be
+  another one behind it. But where the peer never had several, there is an end to that (`_far`):
+  so much is kept, and what follows waits with the peer until the application has read that.
 - Each request has a *lane*: its phase, its deadline, and what was written for it and has not left.
   Lanes take turns, a unit each; a unit is a list of buffers that the protocol gave at once, and
   nothing comes in between. Only little of it is in the outbox at a time, so that a small answer
@@ -29,6 +32,7 @@ from fulgate.drivers import lanes
 from fulgate.drivers.lanes import FEED, UNIT
 from fulgate.drivers.outbox import File
 from fulgate.drivers.phases import (
+    AHEAD_MOST,
     ARRIVED_AT_STOP,
     ARRIVING,
     CLOSING,
@@ -40,7 +44,7 @@ from fulgate.drivers.phases import (
     SHARED,
     WAITING,
 )
-from fulgate.drivers.spool import forget, spool
+from fulgate.drivers.spool import forget, kept, spool
 from fulgate.drivers.wire import APP, Hub, Wire
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange, ServerProtocol
@@ -95,6 +99,8 @@ class SharedWire(Wire):
         now = monotonic()
         if self.phase != SHARED:
             self._share(now)
+        elif self.protocol.shown:
+            self._far = False
         lanes = self._lanes
         for exchange in moved:
             if self.closed:
@@ -109,6 +115,18 @@ class SharedWire(Wire):
                 if exchange not in lanes:
                     self._lane(exchange, now)
 
+    def _look_ahead(self, exchange: Exchange, now: float) -> None:
+        self._ahead = FOREVER
+        if exchange.body_size <= self.hub.config.body_buffer:
+            self.deadline = FOREVER
+            if self.outbox.size:
+                self._set_write_deadline()
+            return
+        self.protocol.shared = True
+        self._share(now)
+        self._keep(exchange)
+        self._settle()
+
     def _share(self, now: float) -> None:
         """Make a lane of what the connection had as the only one."""
         phase, deadline = self.phase, self.deadline
@@ -116,7 +134,7 @@ class SharedWire(Wire):
         self.running = self.waiting = None
         self._queue = deque()
         self.phase = SHARED
-        self.deadline = FOREVER
+        self.deadline = self._ahead = FOREVER
         if running is not None:
             lane = self._lane(running, now)
             lane.phase = RUNNING
@@ -176,6 +194,7 @@ class SharedWire(Wire):
         """Keep in a file what nobody has read."""
         try:
             spool(exchange, self.hub.config.body_buffer)
+            self._far = not self.protocol.shown and kept(exchange) > AHEAD_MOST
         except OSError as error:
             log.error("%s: cannot keep its body: %s", request_line(exchange), error)
             self._give_up(exchange, "503 Service Unavailable")
@@ -200,6 +219,7 @@ class SharedWire(Wire):
     # ---------------------------------------------------------------- what becomes of it
 
     def _leave_lane(self, exchange: Exchange) -> None:
+        self._far = False
         if not (exchange.input_ended or exchange.broken or exchange.aborted):
             self._unread = True
         lane = self._lanes.pop(exchange, None)
@@ -232,6 +252,7 @@ class SharedWire(Wire):
         if self.outbox.size:
             return  # `_flush_beside` comes back here
         unread, self._unread = self._unread, False
+        self.protocol.shared = self.protocol.shown
         self.deadline = FOREVER
         if self.protocol.closing:
             self.phase = LINGER if unread else CLOSING

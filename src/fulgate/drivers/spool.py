@@ -7,7 +7,7 @@ from typing import Final
 
 from fulgate.exchange import Exchange, Store
 
-__all__ = ["Spool", "forget", "spool"]
+__all__ = ["Spool", "forget", "kept", "spool"]
 
 PIECE: Final = 65536  # bytes that are taken at once
 # Where temporary files are, as tempfile.gettempdir has it. That module takes as long to import as
@@ -40,10 +40,15 @@ class Kept:
         self._start = 0
         self.size = 0
 
+    @property
+    def end(self) -> int:
+        """Where the next byte goes."""
+        return self._start + self.size
+
     def put(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._fd, view, self._start + self.size)
+            written = os.pwrite(self._fd, view, self.end)
             self.size += written
             view = view[written:]
 
@@ -82,6 +87,11 @@ class Spool(Store):
     def take(self, data: bool) -> bytes:
         return self._kept[data].take() if self.has(data) else b""
 
+    @property
+    def size(self) -> int:
+        """How many bytes have its files? What was taken counts until there is nothing more."""
+        return sum([kept.end for kept in self._kept.values()])
+
     def close(self) -> None:
         """Give the disk's space back; from now on there is nothing."""
         for kept in self._kept.values():
@@ -105,6 +115,12 @@ def spool(exchange: Exchange, limit: int) -> None:
         if exchange.data:
             store.put(True, b"".join(exchange.data))
         exchange.drop()
+
+
+def kept(exchange: Exchange) -> int:
+    """Give how many bytes the files of a body have."""
+    store = exchange.store
+    return store.size if isinstance(store, Spool) else 0
 
 
 def forget(exchange: Exchange) -> None:

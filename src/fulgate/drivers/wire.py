@@ -35,6 +35,7 @@ from typing import Final
 from fulgate.config import Config
 from fulgate.drivers.outbox import Outbox
 from fulgate.drivers.phases import (
+    AHEAD_AFTER,
     ARRIVED_AT_STOP,
     ARRIVING,
     CLOSING,
@@ -135,6 +136,8 @@ class Wire(Carrier):
         self._armed = 0  # the mask that the poller has
         self._users = 0  # threads that wait for the descriptor, beside the owner of inbound
         self._deaf = False  # we take nothing more, so that no request is lost when we close
+        self._ahead = FOREVER  # when to look behind a body that nobody reads
+        self._far = False  # we have looked as far as we may
         self._half_closed = 0.0  # when we shut our side, to linger
         self._unlogged: list[Exchange] = []  # ended here, to be logged outside the lock
 
@@ -201,6 +204,8 @@ class Wire(Carrier):
                 return
             if self.phase == SHARED:
                 self._expire_beside(now)
+            elif self._ahead <= now and self.running is not None:
+                self._look_ahead(self.running, now)
             elif self.waiting is not None:
                 self._start(self.waiting, now)
                 self._settle()
@@ -225,6 +230,9 @@ class Wire(Carrier):
             if not self.closed and self.inbound == APP and not self._deaf:
                 self.inbound = ARMED
                 self._arm()
+            running = self.running
+            if running is not None and running.body_size > self.hub.config.body_buffer:
+                self._look_ahead_later(running)
 
     def drain(self) -> None:
         """The server stops: serve what has come, and close when there is nothing."""
@@ -265,6 +273,10 @@ class Wire(Carrier):
 
     def _drop_aborted(self, moved: list[Exchange]) -> None:
         """Forget what was written for requests that were aborted, and has not left."""
+        raise NotImplementedError
+
+    def _look_ahead(self, exchange: Exchange, now: float) -> None:
+        """See what comes behind the body of the only request, if nobody has read it since."""
         raise NotImplementedError
 
     def _settle_beside(self) -> None:
@@ -351,6 +363,8 @@ class Wire(Carrier):
             # Its thread finds what came when it asks, and when it has answered nobody does.
             if exchange.leaving:
                 exchange.take()
+            elif self.inbound == ARMED and exchange.body_size > self.hub.config.body_buffer:
+                self._look_ahead_later(exchange)
         elif exchange.refused is not None:
             self._refuse(exchange, exchange.refused)
         elif exchange.params_ended:
@@ -361,6 +375,13 @@ class Wire(Carrier):
                 self.waiting = exchange
                 self.phase = WAITING
                 self._set_deadline(now + self.hub.config.body_wait)
+
+    def _look_ahead_later(self, exchange: Exchange) -> None:
+        """Nobody reads the body of the only request, and there may be others behind it."""
+        if self._ahead == FOREVER and not self._deaf and self.protocol.may_follow(exchange):
+            self._ahead = ahead = monotonic() + AHEAD_AFTER
+            if ahead < self.deadline:  # else that of writing
+                self._set_deadline(ahead)
 
     def _may_start(self, exchange: Exchange) -> bool:
         config = self.hub.config
@@ -387,7 +408,7 @@ class Wire(Carrier):
         self.waiting = None
         self.running = exchange
         self.phase = RUNNING
-        self.deadline = FOREVER
+        self.deadline = self._ahead = FOREVER
         hub.pending.append((self, exchange))
 
     def _answer(self, exchange: Exchange, reply: Reply) -> None:
@@ -587,7 +608,8 @@ class Wire(Carrier):
     def _set_write_deadline(self) -> None:
         # That of a request that arrives, or whose body is waited for, stays: it is the nearer one.
         if self.phase != ARRIVING and self.phase != WAITING and self.phase != SHARED:
-            self._set_deadline(monotonic() + (self.hub.config.send_timeout or FOREVER))
+            deadline = monotonic() + (self.hub.config.send_timeout or FOREVER)
+            self._set_deadline(min(deadline, self._ahead) if self.running is not None else deadline)
 
     def _write(self, buffers: list[Buffer]) -> None:
         """Send what the socket takes; the rest goes to the outbox. Raises Aborted."""
@@ -635,7 +657,7 @@ class Wire(Carrier):
             if progress or self.deadline == FOREVER:
                 self._set_write_deadline()
         elif self.running is not None:
-            self.deadline = FOREVER
+            self.deadline = self._ahead
         elif self.inbound == ARMED:
             if self.phase >= CLOSING or self.protocol.closing:
                 self._settle_closing()
@@ -675,7 +697,9 @@ class Wire(Carrier):
         mask = WRITE if unsent and not self._users else 0
         if self.inbound == ARMED:
             running = self.running
-            if (not unsent or unsent <= self.hub.write_behind) and (
+            if self._far:
+                mask |= END
+            elif (not unsent or unsent <= self.hub.write_behind) and (
                 running is None or running.body_size <= self.hub.config.body_buffer
             ):
                 mask |= READ

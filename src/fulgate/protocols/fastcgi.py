@@ -214,6 +214,7 @@ class FastCGI(ServerProtocol):
     ) -> None:
         self.overloaded = overloaded
         self.shared = False
+        self.shown = False
         self.out: list[Buffer] = []
         self.closing = False
         self._limits = limits
@@ -301,6 +302,10 @@ class FastCGI(ServerProtocol):
                 self._parts = [data[pos:]]
             self._need = need
         return moved
+
+    def may_follow(self, exchange: Exchange) -> bool:
+        # Without KEEP_CONN the connection ends with it. A Filter may want DATA first, behind STDIN.
+        return self._multiplex and exchange.keep and exchange.data_ended
 
     def eof(self) -> list[Exchange]:
         aborted: list[Exchange] = list(self._active.values())
@@ -490,7 +495,7 @@ class FastCGI(ServerProtocol):
         if not self._multiplex:
             self._refuse(id, CANT_MPX_CONN)
             return False
-        self.shared = True
+        self.shared = self.shown = True
         # A connection that closes once the others have ended is none to begin on.
         if self.closing or len(self._active) >= self._max_requests:
             self._refuse(id, OVERLOADED)
@@ -519,7 +524,7 @@ class FastCGI(ServerProtocol):
             # Whoever asks for this is about to have several requests here, and the first of them
             # is not to be treated as one that is alone.
             if self._multiplex and "FCGI_MPXS_CONNS" in asked:
-                self.shared = True
+                self.shared = self.shown = True
         else:
             body = bytes((kind, 0, 0, 0, 0, 0, 0, 0))
             self.out.append(record(UNKNOWN_TYPE, NULL_REQUEST_ID, body))
