@@ -13,6 +13,7 @@ import pytest
 from fulgate import Server
 from fulgate.drivers.aio_thread import AioThread
 from tests.driver_suite import *  # noqa: F403
+from tests.driver_suite.ahead import *  # noqa: F403
 from tests.driver_suite.beside import *  # noqa: F403
 from tests.driver_suite.kit import App, Gate, Log, MakeServer, until
 from tests.model import PARAMS

@@ -147,12 +147,40 @@ def on_reactor(
         pool.stop()
 
 
-@pytest.fixture(params=["threads", "asyncio", "twisted"])
+DRIVERS = ["threads", "asyncio", "twisted"]
+
+
+@pytest.fixture(params=DRIVERS)
 def behind(
     request: pytest.FixtureRequest,
     folder: Path,
     running: Callable[..., Running],
     loop: Loop,  # noqa: F811
+) -> Iterator[Behind]:
+    with site_on(request.param, folder, running, loop, OPTIONS) as served:
+        yield served
+
+
+@pytest.fixture(params=DRIVERS)
+def unasked(
+    request: pytest.FixtureRequest,
+    folder: Path,
+    running: Callable[..., Running],
+    loop: Loop,  # noqa: F811
+) -> Iterator[Behind]:
+    """HAProxy does not say that it will have several requests on a connection."""
+    options = tuple(one for one in OPTIONS if one != "option get-values")
+    with site_on(request.param, folder, running, loop, options) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def site_on(
+    driver: str,
+    folder: Path,
+    running: Callable[..., Running],
+    loop: Loop,  # noqa: F811
+    options: tuple[str, ...],
 ) -> Iterator[Behind]:
     site = Site()
     peers: list[Any] = []
@@ -163,19 +191,19 @@ def behind(
 
     path = folder / "app.sock"
     serving: Any
-    if request.param == "twisted":
+    if driver == "twisted":
         serving = on_reactor(loop, site, path, note)
     else:
-        kind = Server if request.param == "threads" else Threaded
+        kind = Server if driver == "threads" else Threaded
         serving = kind(site, bind=(f"unix:{path}?mode=666",), threads=40, allowed=note)
     with serving as server:
-        yield Behind(site, before(running, path), peers, server)
+        yield Behind(site, before(running, path, options), peers, server)
 
 
-def before(running: Callable[..., Any], path: Path) -> int:
+def before(running: Callable[..., Any], path: Path, options: tuple[str, ...] = OPTIONS) -> int:
     """Start HAProxy before a socket, and give its port."""
     main, rules = "nbthread 1", "http-reuse always"
-    port: int = running(HAProxy, f"unix:{path}", *OPTIONS, main=main, rules=rules).port
+    port: int = running(HAProxy, f"unix:{path}", *options, main=main, rules=rules).port
     return port
 
 
@@ -213,6 +241,21 @@ def test_uploads_that_nobody_reads_hold_up_nobody(behind: Behind) -> None:
             hashlib.sha256(body).hexdigest().encode() for body in bodies
         ]
     assert len(behind.peers) < 5, "HAProxy did not multiplex"
+
+
+@pytest.mark.statement("18")
+def test_an_upload_that_nobody_reads_is_first_on_its_connection(unasked: Behind) -> None:
+    """Nothing has said before that others may follow on it."""
+    body = random.Random(3).randbytes(1_000_000)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(unasked.ask, "/sum?wait", body)
+        until(lambda: unasked.site.requests, "it did not start")
+        for _ in range(5):
+            assert unasked.ask("/hello") == b"hello\n"
+        assert not first.done()
+        assert len(unasked.peers) == 1, "HAProxy did not multiplex"
+        unasked.site.open.set()
+        assert first.result() == hashlib.sha256(body).hexdigest().encode()
 
 
 @pytest.mark.statement("18")

@@ -15,6 +15,7 @@ from twisted.python.threadpool import ThreadPool
 
 from fulgate.twisted import FastCGIFactory
 from tests.driver_suite import *  # noqa: F403
+from tests.driver_suite.ahead import *  # noqa: F403
 from tests.driver_suite.beside import *  # noqa: F403
 from tests.driver_suite.kit import App, Log, MakeServer, until
 from tests.raw import PATIENCE

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fulgate.config import Config
 from fulgate.drivers.aio_watch import Timed
 from fulgate.drivers.phases import (
+    AHEAD_AFTER,
     ARRIVING,
     CLOSING,
     FOREVER,
@@ -95,6 +96,7 @@ class Connection:
         self._answerer: Timed | None = None
         self._waiting: Exchange | None = None  # its body is waited for
         self._choked = False  # what the protocol owes is not read
+        self._ahead = False  # the deadline is that of looking behind a body that nobody reads
         self._phase = NEW
         self._deadline = FOREVER
         self._write_by = FOREVER
@@ -247,6 +249,7 @@ class Connection:
             self.shared.want(exchange)
         elif self.running is exchange and not exchange.stream_ended:
             self._write(exchange.want(RECEIVE))
+            self._ahead = False
             self._deadline = self._in(self.hub.config.body_timeout)
             self._alarm()
             self.hear()
@@ -254,6 +257,8 @@ class Connection:
     def hear(self) -> None:
         """Receive again, once the body that came has been read."""
         if self.deaf and not self.closed and not self._choked:
+            if self.shared is not None and self.shared.is_far():
+                return
             self.deaf = False
             self.transport.resume_reading()
 
@@ -307,6 +312,7 @@ class Connection:
             self._deadline = FOREVER
             if self._has_enough():
                 self._stop_hearing()
+                self._look_ahead_later(exchange)
             if self._answerer is not None:
                 self._answerer.moved()
         elif exchange.aborted:
@@ -323,6 +329,25 @@ class Connection:
                 self._phase = WAITING
                 self._deadline = self._in(self.hub.config.body_wait)
                 self._alarm()
+
+    def _look_ahead_later(self, exchange: Exchange) -> None:
+        """Nobody reads the body of the only request, and there may be others behind it."""
+        answerer = self._answerer
+        lasting = answerer is not None and answerer.lasting
+        if not lasting and self.wire.may_follow(exchange):
+            self._ahead = True
+            self._deadline = self._in(AHEAD_AFTER)
+            self._alarm()
+
+    def _look_ahead(self) -> None:
+        """See what comes behind that body, if nobody has read it since."""
+        from fulgate.drivers.aio_shared import Shared
+
+        self._ahead = False
+        self._deadline = FOREVER
+        if self._has_enough():
+            self.wire.shared = True
+            Shared(self).look_ahead()
 
     def _may_start(self, exchange: Exchange) -> bool:
         if not self.hub.gateway.patient or exchange.complete:
@@ -540,6 +565,8 @@ class Connection:
         elif self._waiting is not None:
             self._start(self._waiting)
             self._settle()
+        elif self._ahead and self._phase == RUNNING:
+            self._look_ahead()
         elif self._phase == LINGER:
             if self.transport.get_write_buffer_size():  # the peer has yet to read
                 self._half_closed = self._in(LINGER_TIME)

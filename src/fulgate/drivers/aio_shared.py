@@ -42,7 +42,9 @@ class Shared(Beside):
     running = _of("running")
     closed = _of("closed")
     full = _of("full")
+    deaf = _of("deaf")
     hear = _of("hear")
+    _stop_hearing = _of("_stop_hearing")
     _answerer = _of("_answerer")
     _waiting = _of("_waiting")
     _phase = _of("_phase")
@@ -77,6 +79,10 @@ class Shared(Beside):
     def take(self, moved: list[Exchange]) -> None:
         """Act on what moved."""
         self._take_beside(moved)
+
+    def look_ahead(self) -> None:
+        """Take what comes behind the only request's body, which nobody reads."""
+        self._look_ahead_of_all()
 
     def feed(self) -> None:
         """Give the transport what it takes, a unit of each lane in turn."""

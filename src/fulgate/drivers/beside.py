@@ -2,9 +2,10 @@
 
 What the connections of asyncio and of Twisted's reactor have in common in that state, which is a
 class of its own: from the moment at which a second request begins beside another one, or the peer
-asks whether it may, until none is left. As in `shared.py`, each request has a lane; what nobody
-reads of a body is spooled, and all is received, always; of what is written the transport gets a
-unit of each lane in turn, and little at a time.
+asks whether it may, or nobody reads the body of an only one for a moment (there may be another one
+behind it), until none is left. As in `shared.py`, each request has a lane; what nobody reads of a
+body is spooled, and all is received, always, but for what `is_far` says; of what is written the
+transport gets a unit of each lane in turn, and little at a time.
 
 All is called in the thread of the loop, but for what `tx_shared.py` calls under *the lock*, which
 guards the lanes, what is in them, and the protocol. asyncio's needs none.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fulgate.drivers import lanes
 from fulgate.drivers.lanes import UNIT, pieces
 from fulgate.drivers.phases import (
+    AHEAD_MOST,
     ARRIVED_AT_STOP,
     ARRIVING,
     CLOSING,
@@ -31,7 +33,7 @@ from fulgate.drivers.phases import (
     RUNNING,
     WAITING,
 )
-from fulgate.drivers.spool import forget, spool
+from fulgate.drivers.spool import forget, kept, spool
 from fulgate.errors import Aborted, LimitExceeded
 from fulgate.exchange import Buffer, Exchange, Headers, ServerProtocol
 from fulgate.logs import log_refusal, request_line
@@ -58,6 +60,7 @@ class Beside:
     _lanes: dict[Exchange, Lane]
     _queue: deque[Lane]  # those with something unsent
     _unread: bool  # an answer has ended before its request's body had
+    _far: bool  # what is kept of a body is as much as may be
     _taking: bool  # what moved is being seen to, so that there may be more requests than lanes
 
     if TYPE_CHECKING:  # what the connection has
@@ -67,12 +70,14 @@ class Beside:
         running: Exchange | None
         closed: bool
         full: bool
+        deaf: bool
         _answerer: Any
         _waiting: Exchange | None
         _phase: int
         _deadline: float
 
         def hear(self) -> None: ...
+        def _stop_hearing(self) -> None: ...
         def _may_start(self, exchange: Exchange) -> bool: ...
         def _is_for_gateway(self, exchange: Exchange) -> bool: ...
         def _in(self, seconds: float) -> float: ...
@@ -188,7 +193,7 @@ class Beside:
         self._deadline = FOREVER
         self._lanes = {}
         self._queue = deque()
-        self._unread = self._taking = False
+        self._unread = self._taking = self._far = False
         only = running or waiting
         if only is not None:
             lane = self._new_lane(only)
@@ -207,6 +212,7 @@ class Beside:
         unread = self._unread
         self._deadline = FOREVER
         with self.lock:
+            self.wire.shared = self.wire.shown
             self._be_alone()
         if self.wire.closing:
             self._phase = LINGER if unread else CLOSING
@@ -235,7 +241,24 @@ class Beside:
                 if exchange not in self._lanes:
                     self._lane(exchange)
         self._taking = False
+        if self._far:
+            self.hear()
         self._settle()
+
+    def _look_ahead_of_all(self) -> None:
+        """Keep what nobody has read of an only request, so that what comes behind it is found."""
+        for lane in list(self._lanes.values()):
+            self._keep(lane)
+
+    def is_far(self) -> bool:
+        """Is nothing to be received until what is kept was read? Never where the peer has several.
+
+        As long as there is something in a file, it does not become shorter.
+        """
+        if self._far:
+            lanes = self._lanes.values()
+            self._far = not self.wire.shown and any(kept(one.exchange) for one in lanes)
+        return self._far
 
     def _new_lane(self, exchange: Exchange) -> Lane:
         lane = self._lanes[exchange] = Lane(exchange)
@@ -298,6 +321,9 @@ class Beside:
             try:
                 with self.lock:
                     spool(exchange, self.hub.config.body_buffer)
+                    self._far = not self.wire.shown and kept(exchange) > AHEAD_MOST
+                if self._far:
+                    self._stop_hearing()
                 return True
             except OSError as error:
                 log.error("%s: cannot keep its body: %s", request_line(exchange), error)
@@ -351,6 +377,8 @@ class Beside:
         with self.lock:
             self._lanes.pop(exchange, None)
             forget(exchange)
+        if self._far:
+            self.hear()
 
     def _gone(self) -> None:
         if self.closed:

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from fulgate.config import Config
 from fulgate.drivers.answerer import Answerer
 from fulgate.drivers.phases import (
+    AHEAD_AFTER,
     ARRIVING,
     CLOSING,
     FOREVER,
@@ -101,6 +102,7 @@ class Connection(protocol.Protocol):
         self._answerer: Answerer | None = None
         self._waiting: Exchange | None = None  # its body is waited for
         self._choked = False  # what the protocol owes is not read
+        self._ahead = False  # the deadline is that of looking behind a body that nobody reads
         self._phase = NEW
         self._deadline = FOREVER
         self._write_by = FOREVER
@@ -277,6 +279,7 @@ class Connection(protocol.Protocol):
             with self.lock:
                 self.put(exchange, exchange.want(RECEIVE))
             self._flush()
+            self._ahead = False
             self._deadline = self._in(self.hub.config.body_timeout)
             self._alarm()
             self.hear()
@@ -335,6 +338,7 @@ class Connection(protocol.Protocol):
             self._deadline = FOREVER
             if self._has_enough():
                 self._stop_hearing()
+                self._look_ahead_later(exchange)
             if self._answerer is not None:
                 self._answerer.moved()
         elif exchange.refused is not None:
@@ -347,6 +351,23 @@ class Connection(protocol.Protocol):
                 self._phase = WAITING
                 self._deadline = self._in(self.hub.config.body_wait)
                 self._alarm()
+
+    def _look_ahead_later(self, exchange: Exchange) -> None:
+        """Nobody reads the body of the only request, and there may be others behind it."""
+        if self.wire.may_follow(exchange):
+            self._ahead = True
+            self._deadline = self._in(AHEAD_AFTER)
+            self._alarm()
+
+    def _look_ahead(self) -> None:
+        """See what comes behind that body, if nobody has read it since."""
+        from fulgate.drivers.tx_shared import SharedConnection
+
+        self._ahead = False
+        self._deadline = FOREVER
+        if self._has_enough():
+            self.wire.shared = True
+            SharedConnection.of(self)._look_ahead_of_all()
 
     def _may_start(self, exchange: Exchange) -> bool:
         config = self.hub.config
@@ -549,6 +570,8 @@ class Connection(protocol.Protocol):
             self._start(self._waiting)
             self._flush()
             self._settle()
+        elif self._ahead and self._phase == RUNNING:
+            self._look_ahead()
         elif self._phase == LINGER:
             self._abort()
         else:

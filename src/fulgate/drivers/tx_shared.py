@@ -75,6 +75,10 @@ class SharedConnection(Beside, Connection):
 
     # ---------------------------------------------------------------- the reactor's thread
 
+    def hear(self) -> None:
+        if not self.is_far():
+            super().hear()
+
     def _flush(self) -> None:
         self._write()
         if isinstance(self, SharedConnection):  # else what ended was the last
