@@ -187,9 +187,12 @@ class Threads(Hub):
         return clean
 
     def cut(self) -> None:
-        """Have a `stop` that waits give up waiting."""
+        """Have a `stop` that waits give up waiting, within 0.05 s.
+
+        It may be a signal handler's call, in the thread that waits: the event's own lock, which
+        that thread may hold, is left alone.
+        """
         self._cut = True
-        self._emptied.set()
 
     def lose(self) -> None:
         """In a forked child: close the descriptors that belong to the parent. Takes no lock,
