@@ -144,8 +144,8 @@ def test_abort(abort_after: int, sent: int) -> None:
     closed = []
 
     def app(environ: Environ, start: Start) -> Iterator[bytes]:
-        start("200 OK", [])
         try:
+            start("200 OK", [])  # raises Aborted, where nobody waits for the answer any more
             for _ in range(5):
                 yield b"x"
         finally:
