@@ -176,6 +176,8 @@ def test_misuse_is_told(folder: Path) -> None:
         ["unix:/s", "--pid", "1"],
         ["--listen", "unix:/s", "--pid", "1"],
         ["unix:/s", "--connections", "1"],
+        ["--listen", "unix:/s", "--user", "nobody"],
+        ["--pid", "1", "--user", "nobody"],
         ["systemd"],
     ):
         assert here("doctor", *arguments, cwd=folder).returncode == 2

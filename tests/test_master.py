@@ -594,7 +594,7 @@ def test_idle_processes_use_next_to_no_cpu(folder: Path, options: tuple[str, ...
         before, began = cpu_of(pids), time.monotonic()
         time.sleep(5)
         share = (cpu_of(pids) - before) / (time.monotonic() - began)
-        assert share < 0.15, share  # all nine have 0.001; a loop without end has 1
+        assert share < 0.02, share  # all nine have 0.001; a loop without end has 1
 
 
 @pytest.mark.requires_program("cc")

@@ -78,6 +78,8 @@ def command(
         )
     if (chosen and listen is not None and endpoint is None) or (connections and listen is None):
         raise click.UsageError("--listen is for an ENDPOINT or alone, --connections for --listen")
+    if user and (endpoint is None or listen is not None):
+        raise click.UsageError("--user is for an ENDPOINT, without --listen")
     status = of_nginx.command(nginx) if nginx is not None else 0
     if recording is not None:
         return max(status, sent.command(recording))
