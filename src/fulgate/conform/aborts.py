@@ -11,6 +11,7 @@ from fulgate.conform.target import HELLO, Target, begin, encode, stream
 from fulgate.protocols.fastcgi_records import (
     ABORT_REQUEST,
     CANT_MPX_CONN,
+    END_REQUEST,
     PARAMS,
     REQUEST_COMPLETE,
     STDIN,
@@ -70,9 +71,10 @@ def _abort(asking: Asking) -> None:
         raise Failed(f"the application did not wait, but answered {reply.stdout[-40:]!r}")
     asking.send(record(ABORT_REQUEST, 1))
     _is_complete(asking.answer())
-    seen = len(asking.order)
-    asking.wait(lambda: len(asking.order) > seen, QUIET)  # that it closes is statement 10
-    if len(asking.order) > seen:
+    # What follows may have come together with it.
+    end = 1 + next(n for n, one in enumerate(asking.order) if one.kind == END_REQUEST)
+    asking.wait(lambda: len(asking.order) > end, QUIET)  # that it closes is statement 10
+    if len(asking.order) > end:
         raise Failed(f"more came after END_REQUEST; {asking.shown()}")
 
 
