@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import fulgate
 from fulgate import ConfigError, Server
 from tests import scgi
-from tests.driver_suite.files import FromFile, descriptor_of
+from tests.driver_suite.files import FromFile, cut_off
 from tests.driver_suite.kit import (
     TEXT,
     Environ,
@@ -192,7 +191,7 @@ def test_a_file_that_is_cut_off_while_it_is_sent(make_server: MakeServed, log: L
     for peer in both(served):
         peer.send(scgi.request("/file"))
         peer.until(b"\r\n\r\n")
-        os.truncate(f"/proc/self/fd/{descriptor_of(20_000_000)}", 300_000)
+        cut_off(20_000_000, 300_000)
         if peer.socket.family == socket.AF_UNIX:
             assert len(peer.answer().body) < 20_000_000
         else:

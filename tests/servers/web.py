@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +39,9 @@ def request(
             connection.putheader("Transfer-Encoding", "chunked")
         elif isinstance(body, bytes):
             connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body, encode_chunked=chunked)
+        # A server may answer, and close, before all of a body has been sent.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.endheaders(body, encode_chunked=chunked)
         with connection.getresponse() as response:
             return Answer(response.status, response.headers, response.read())
     finally:
