@@ -24,7 +24,7 @@ SOURCES = src tests $(wildcard bench docs scripts)
 
 # What the tests run for real; "cc" compiles the shim that makes system calls fail.
 PROGRAMS = nginx apache2 mod_fcgid mod_jk lighttpd lighttpd-next haproxy caddy php-fpm spawn-fcgi cc \
-	libfcgi-dev uwsgi go curl chromium mariadb mariadbd ip h2o systemd-analyze unshare
+	libfcgi-dev uwsgi go curl chromium mariadb mariadbd ip h2o systemd-analyze unshare wrk
 # What the benchmark runs, and compiles with; Go is measured where it is installed.
 BENCH_PROGRAMS = nginx wrk cc strace php-fpm libfcgi-dev libev-dev python3-dev
 
@@ -115,7 +115,7 @@ conform: $(VENV)/.dev programs
 # BENCH=--quick measures the most telling part; bench/run.py --help has more.
 bench: $(VENV)/.dev
 	@$(SETUP) programs $(BENCH_PROGRAMS)
-	$(BIN)/python bench/run.py $(BENCH)
+	@python=$$($(SETUP) bench) && exec "$$python" bench/run.py $(BENCH)
 
 # Fuzz each parser, or those that FUZZ names, for so many seconds. FUZZ_OPTIONS=--keep keeps what is
 # found in tests/fuzz/corpus.

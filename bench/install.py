@@ -53,10 +53,20 @@ def pip(python: Path, *arguments: object) -> str:
     return _run("env", "FULGATE_COMPILE=1", python, *install, *arguments)
 
 
+def base_python() -> Path:
+    """Give the interpreter that all that is Python is measured with, outside of any environment."""
+    return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
 def venv(folder: Path) -> str:
-    if (folder / "bin" / "python").exists():
+    """Make an environment of the Python that runs this, unless there is one; give why it failed."""
+    marker = folder / "python"
+    if marker.exists() and marker.read_text() == str(base_python()):
         return ""
-    return _run(sys.executable, "-m", "venv", folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not (reason := _run(base_python(), "-m", "venv", folder)):
+        marker.write_text(str(base_python()))
+    return reason
 
 
 def install(requirements: Iterable[str]) -> dict[str, str]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
 from found import Cell, Run
-from install import prepare
+from install import base_python, prepare
 from loads import WAYS, Figures
 from machine import busy_seconds, first_line, this_machine
 from peers import BENCH, COMPILED_PYTHON, PEERS, PYTHON, ROOT, SEARCH, Peer, php_fpm
@@ -118,11 +120,21 @@ def pip_versions() -> dict[str, str]:
     return {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
 
 
+def described(python: Path) -> str:
+    """Say where an interpreter comes from, since how it was built makes a third of its speed."""
+    if python.parent == Path("/usr/bin"):
+        owner = first_line("dpkg", "-S", str(python)) if shutil.which("dpkg") else ""
+        return "Debian's" if owner.startswith("python3") else "the system's"
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    optimized = "--enable-optimizations" in arguments
+    return f"built {'with' if optimized else 'without'} --enable-optimizations"
+
+
 def versions(peers: list[Peer]) -> dict[str, str]:
     init = (ROOT / "src" / "fulgate" / "__init__.py").read_text()
     found = {
         "fulgate": init.partition('__version__ = "')[2].partition('"')[0],
-        "Python": first_line(str(PYTHON), "-V").removeprefix("Python "),
+        "Python": f"{platform.python_version()} ({described(base_python())})",
     }
     commit = first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
     if commit and "fatal" not in commit:

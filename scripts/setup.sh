@@ -3,6 +3,7 @@
 #
 #   setup.sh main                  print the Python that the project uses (PYTHON=... overrides)
 #   setup.sh others                print one Python for each other version that is installed
+#   setup.sh bench                 print the Python that the benchmark measures with
 #   setup.sh venv DIR PYTHON SPEC  make the virtual environment DIR and install SPEC into it
 #   setup.sh compiled DIR PYTHON EXTRAS TREE
 #                                  the same of a compiled wheel; TREE gets a copy without src/
@@ -231,6 +232,19 @@ main_python() {
     echo "$found"
 }
 
+# Distributions build theirs with optimisations that what is built by hand often lacks, and it is
+# what most servers run on: measure that, where packages can be compiled for it.
+bench_python() {
+    system=/usr/bin/python3
+    if [ -z "${PYTHON:-}" ] && [ -n "$(supported $system)" ] && $system -c '
+import ensurepip, os, sysconfig
+os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null; then
+        echo $system
+    else
+        main_python
+    fi
+}
+
 other_pythons() {
     main=$(supported "$(main_python)")
     seen=" ${main%% *} "
@@ -299,11 +313,12 @@ what=${1:-}
 case $what in
 main) main_python ;;
 others) other_pythons ;;
+bench) bench_python ;;
 venv) make_venv "$@" ;;
 compiled) make_compiled "$@" ;;
 programs) programs "$@" ;;
 *)
-    say "usage: setup.sh main | others | venv DIR PYTHON SPEC | compiled ... | programs NAME ..."
+    say "usage: setup.sh main | others | bench | venv DIR PYTHON SPEC | compiled ... | programs NAME ..."
     exit 2
     ;;
 esac

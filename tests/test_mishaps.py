@@ -14,7 +14,7 @@ import pytest
 from tests.command import Served
 from tests.model import STDIN
 from tests.raw import Raw, head, stream
-from tests.test_master import APP, Pool, until
+from tests.test_master import APP, Pool, children, until
 
 DAY = 86400
 
@@ -41,6 +41,77 @@ def test_crashes_within_the_interval_have_all_workers_replaced(folder: Path) -> 
         after = pool.workers
         time.sleep(1.5)  # the master looks once a second: it does not start afresh for ever
         assert pool.workers == after
+
+
+def until_ready(served: Served, count: int) -> None:
+    """Wait until so many workers have got ready, those that have gone since among them."""
+    until(lambda: served.text.count(" is ready\n") == count, lambda: served.text)
+
+
+WAITS = """
+import os, time
+from pathlib import Path
+
+def app(environ, start_response):
+    Path("begun").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        time.sleep(0.02)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"finished"]
+"""
+
+
+def test_crashes_within_the_interval_end_the_master_where_that_is_wanted(folder: Path) -> None:
+    (folder / "waits.py").write_text(WAITS)
+    served = Served(
+        "waits:app", "--bind", f"unix:{folder}/sock", "--workers", "3", "--log-level", "debug",
+        "--emergency-restart-threshold", "2", "--emergency-action", "stop",
+        cwd=folder,
+    )  # fmt: skip
+    try:
+        with Raw(folder / "sock") as raw:
+            raw.send(head("/"), stream(STDIN, 1, b""))
+            until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
+            busy = int((folder / "begun").read_text())
+            for ready in (3, 4):
+                until_ready(served, ready)
+                os.kill((children(served.process.pid) - {busy}).pop(), signal.SIGKILL)
+            served.wait_for("2 workers died within 60 s, and so all ends")
+            (folder / "go").touch()
+            raw.expect()
+            assert raw.answer().body == b"finished"
+        assert served.process.wait(60) == 3
+        assert not (folder / "sock").exists()
+    finally:
+        served.process.kill()
+        served.process.wait(20)
+
+
+def test_what_ends_while_the_program_is_executed_anew_passes_its_connections_on(
+    folder: Path,
+) -> None:
+    (folder / "waits.py").write_text(WAITS)
+    options = ("--bind", f"unix:{folder}/sock", "--workers", "2", "--log-level", "debug")
+    with Served("waits:app", *options, cwd=folder) as served, Raw(folder / "sock") as raw:
+
+        def replaced_by(number: int, count: int) -> None:
+            until_ready(served, count - 2)
+            served.process.send_signal(number)
+            until_ready(served, count)
+
+        raw.send(head("/"), stream(STDIN, 1, b""))
+        until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
+        worker = int((folder / "begun").read_text())
+        replaced_by(signal.SIGHUP, 4)  # so the worker ends, once it has answered
+        replaced_by(signal.SIGUSR2, 6)
+        replaced_by(signal.SIGUSR2, 8)
+        (folder / "go").touch()
+        raw.expect()
+        assert raw.answer().body == b"finished"
+        assert raw.request().body == b"finished"
+        assert int((folder / "begun").read_text()) != worker
+        # Nobody else would reap it.
+        until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is a zombie")
 
 
 def test_a_reload_takes_new_sockets_and_leaves_old_ones(folder: Path) -> None:

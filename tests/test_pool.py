@@ -128,6 +128,18 @@ TWO = [ready(1), ready(2)]
             History(crashes=(NOW - 20, NOW - 10, NOW - 4, NOW - 2)),
             "+",
         ),
+        (  # or all ends
+            replace(STATIC, emergency_threshold=2, emergency_stop=True),
+            TWO,
+            History(crashes=(NOW - 59, NOW - 1), ever_ready=True),
+            "give up",
+        ),
+        (
+            replace(STATIC, emergency_threshold=2, emergency_stop=True),
+            TWO,
+            History(crashes=(NOW - 62, NOW - 1), ever_ready=True),
+            "",
+        ),
     ],
 )
 def test_static(policy: Policy, workers: list[Seen], history: History, expected: str) -> None:

@@ -140,7 +140,7 @@ def test_folder_environment_umask_and_limits(project: Path) -> None:
     (project / "sub" / "env").write_text("FROM_FILE='a b'\nSET=file\n")
     with Served(
         "there:app", "-b", "unix:s", "--chdir", "sub", "--pythonpath", "lib", "--env-file", "env",
-        "--umask", "027", "--rlimit-files", "200", "--rlimit-core", "64k",
+        "--umask", "027", "--rlimit-files", "200", "--rlimit-core", "64k", "--rlimit-memory", "1g",
         "--access-logfile", "access",
         cwd=project, env={"SET": "environment"},
     ) as served:  # fmt: skip
@@ -152,6 +152,7 @@ def test_folder_environment_umask_and_limits(project: Path) -> None:
         assert facts["files"] == 200
         limits = Path(f"/proc/{served.process.pid}/limits").read_text()
         assert re.search(r"^Max core file size +65536 ", limits, re.MULTILINE)
+        assert re.search(rf"^Max address space +{1 << 30} ", limits, re.MULTILINE)
         assert (facts["env"]["FROM_FILE"], facts["env"]["SET"]) == ("a b", "environment")
         assert served.endpoints == [f"unix:{sub}/s"]
         assert stat.S_IMODE((project / "sub" / "s").stat().st_mode) == 0o660  # not the umask's

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import re
 import signal
+import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -74,3 +78,92 @@ def test_the_program_is_executed_anew(folder: Path, running: Running) -> None:
         load.check(folder / "notes")
         assert old
         assert load.pids > old
+
+
+# wrk asks for a number after the other, by GET and by POST, and says what it has seen.
+WRK = """\
+local number = 0
+function request()
+    number = number + 1
+    if number % 4 == 0 then
+        return wrk.format("POST", "/" .. number, nil, string.rep("x", number % 3000 + 1))
+    end
+    return wrk.format("GET", "/" .. number)
+end
+function done(summary)
+    local e = summary.errors
+    io.write(string.format(
+        '\\nSEEN {"requests": %d, "errors": [%d, %d, %d, %d, %d]}\\n',
+        summary.requests, e.connect, e.read, e.write, e.status, e.timeout))
+end
+"""
+CONNECTIONS = 32
+
+
+def answered_by(port: int, numbers: Counter[str], path: str) -> tuple[str, str]:
+    """Ask once, beside wrk; give the version and the process that answered."""
+    numbers[path] += 1
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", f"/{path}")
+        answer = connection.getresponse()
+        body = answer.read().decode()
+    finally:
+        connection.close()
+    assert answer.status == 200, body
+    _, _, version, pid = body.split()
+    return version, pid
+
+
+def until_answered(port: int, numbers: Counter[str], wanted: str = "", other_than: str = "") -> str:
+    """Wait until a version, or another process than before, answers; give the process."""
+    end = time.monotonic() + 90
+    while True:
+        version, pid = answered_by(port, numbers, f"beside{len(numbers)}")
+        if version == wanted or (not wanted and pid not in other_than):
+            return pid
+        assert time.monotonic() < end, (version, pid)
+        time.sleep(0.02)
+
+
+@pytest.mark.requires_program("wrk")
+def test_wrk_at_full_load(folder: Path, running: Running) -> None:
+    """Ten reloads, twenty recyclings and one execution anew, in one run of wrk."""
+    (folder / "load.lua").write_text(WRK)
+    recycled = re.compile(r"worker \d+ ends: \d+ requests$", re.MULTILINE)
+    options = ("--workers", "2", "--max-requests", "1000", "--max-requests-jitter", "200")
+    with served(folder, *options) as server:
+        wait_for_ready(server, 2)
+        port = nginx(running, folder).port
+        load = subprocess.Popen(
+            ["wrk", "-t1", f"-c{CONNECTIONS}", "-d600", "-s", "load.lua", f"http://127.0.0.1:{port}/"],
+            cwd=folder, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        beside: Counter[str] = Counter()
+        try:
+            for version in range(2, 12):
+                source = (folder / "counted.py").read_text()
+                text = re.sub(r"VERSION = \d+", f"VERSION = {version}", source)
+                (folder / "counted.py").write_text(text)
+                server.process.send_signal(signal.SIGHUP)
+                until_answered(port, beside, wanted=str(version))
+            end = time.monotonic() + 90
+            while len(recycled.findall(server.text)) < 20:
+                assert time.monotonic() < end, server.text
+                time.sleep(0.05)
+            ready = server.text.count("is ready")
+            server.process.send_signal(signal.SIGUSR2)
+            server.wait_for(r"(?s)serves .* serves ")
+            wait_for_ready(server, ready + 2)
+            time.sleep(1)
+        finally:
+            load.send_signal(signal.SIGINT)
+            said, _ = load.communicate(timeout=60)
+    seen = json.loads(said.partition("SEEN ")[2])
+    assert seen["errors"] == [0, 0, 0, 0, 0], said + server.text
+    notes = Counter((folder / "notes").read_text().split())
+    assert [number for number, times in notes.items() if times != 1] == []
+    mine = sum(notes[number] for number in beside)
+    assert mine == len(beside)
+    # Those that were on their way when wrk ended were served, too, or were not sent any more.
+    assert 0 <= notes.total() - mine - seen["requests"] <= CONNECTIONS

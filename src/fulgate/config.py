@@ -363,6 +363,13 @@ class Config:
         size=True,
         low=-1,
     )
+    rlimit_memory: int = process_setting(
+        0,
+        "Bytes of address space of each process (RLIMIT_AS), beyond which MemoryError is raised;"
+        " 0 leaves it.",
+        size=True,
+        low=0,
+    )
 
     workers: int = pool_setting(
         0,
@@ -426,11 +433,17 @@ class Config:
     )
     emergency_restart_threshold: int = pool_setting(
         0,
-        "So many workers that die within the interval have all workers replaced; 0 for never.",
+        "So many workers that die within the interval are an emergency; 0 for never.",
         low=0,
     )
     emergency_restart_interval: float = pool_setting(
         60.0, "The interval for that, in seconds.", low=0
+    )
+    emergency_action: str = pool_setting(
+        "restart",
+        "What is done then: restart has all workers replaced, stop ends the master, gracefully and"
+        " with exit status 3.",
+        choices=("restart", "stop"),
     )
     catch_workers_output: bool = pool_setting(
         False,

@@ -46,6 +46,8 @@ def prepare(config: Config) -> None:
         _limit("rlimit_files", resource.RLIMIT_NOFILE, config.rlimit_files)
     if config.rlimit_core >= 0:
         _limit("rlimit_core", resource.RLIMIT_CORE, config.rlimit_core)
+    if config.rlimit_memory:
+        _limit("rlimit_memory", resource.RLIMIT_AS, config.rlimit_memory)
 
 
 def _limit(setting: str, kind: int, wanted: int) -> None:

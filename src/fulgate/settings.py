@@ -24,7 +24,8 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 ONE_FOR_ALL = frozenset(
     (
         *("access_logfile", "access_log_format", "chdir", "env_file", "error_logfile", "hooks"),
-        *("http", "log_level", "pid", "rlimit_core", "rlimit_files", "static", "umask"),
+        *("http", "log_level", "pid", "rlimit_core", "rlimit_files", "rlimit_memory", "static"),
+        "umask",
     )
 )
 

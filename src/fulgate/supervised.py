@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from fulgate.loader import load_app
 from fulgate.logs import Logs
 from fulgate.processes import watching
 from fulgate.processes.crew import Plan
-from fulgate.processes.master import Master
+from fulgate.processes.master import Left, Master
 from fulgate.processes.output import Output, Tell
 from fulgate.processes.pool import Policy
 from fulgate.processes.scoreboard import Scoreboard, Slot
@@ -62,9 +63,7 @@ class Supervised:
         for endpoint, fds in left.get("status", {}).items():
             self._status[endpoint] = [self._inherit(endpoint, fd) for fd in fds]
         self._outputs: list[tuple[str, int, list[tuple[int, int]]]] = left.get("outputs", [])
-        self._workers: list[tuple[int, int]] = [(w[0], w[1]) for w in left.get("workers", [])]
-        observer = left.get("observer")
-        self._observer: tuple[int, int] | None = (observer[0], observer[1]) if observer else None
+        self._left = Left(**left.get("master", {}))
         self._pools: Mapping[str, Config] = {}
         self._hooks = next(iter(pools.values())).hooks
         self._preload = any(config.preload_app for config in pools.values())
@@ -107,7 +106,7 @@ class Supervised:
             output = Output(self._teller(name, True), ((s[0], s[1]) for s in streams))
             output.pid = pid
             master.outputs.append(output)
-        master.adopt(self._workers, self._observer)
+        master.adopt(self._left)
         return master.run(hears)
 
     def close(self) -> None:
@@ -266,12 +265,6 @@ class Supervised:
         if returned:
             log.error("not executed anew, since that would fail: %s", said.strip())
             return
-        workers = []
-        for crew in master.crews.values():
-            for pid, employee in crew.working.items():
-                if not employee.seen.stopping:
-                    employee.channel.set_inheritable(True)
-                    workers.append((pid, employee.channel.fileno()))
         sockets = {}
         for endpoint, listeners in self._bound.items():
             for listener in listeners:
@@ -286,8 +279,7 @@ class Supervised:
             {
                 "sockets": sockets,
                 "status": status,
-                "workers": workers,
-                "observer": master.observer.leave(),
+                "master": asdict(master.leave()),
                 "outputs": [
                     (_pool_of(master, output.pid), output.pid, output.leave())
                     for output in master.outputs
@@ -398,6 +390,7 @@ def _plan(
         boot_timeout=config.boot_timeout,
         emergency_threshold=config.emergency_restart_threshold,
         emergency_interval=config.emergency_restart_interval,
+        emergency_stop=config.emergency_action == "stop",
     )
     return Plan(
         name,

@@ -13,7 +13,8 @@ import select
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
 from typing import Any, Final
@@ -26,7 +27,7 @@ from fulgate.processes.observer import Boards, Observer, Watches
 from fulgate.processes.output import Output
 from fulgate.systemd import Watchdog, notify
 
-__all__ = ["Master"]
+__all__ = ["Left", "Master"]
 
 log = logging.getLogger("fulgate")
 
@@ -45,6 +46,29 @@ SIGNALS: Final = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a master leaves to the program that it executes in its place; fit for JSON.
+
+    Workers that serve, and such that were told to end and pass their connections on, by pid and
+    channel; connections that nobody has yet, with their protocols; the observer, likewise; the pids
+    of all that are to be reaped.
+    """
+
+    serving: Sequence[tuple[int, int]] = ()
+    leaving: Sequence[tuple[int, int]] = ()
+    moving: Sequence[tuple[int, str]] = ()
+    observer: tuple[int, int] | None = None
+    former: Sequence[int] = ()
+
+
+def _adopted(fd: int) -> socket.socket:
+    found = socket.socket(fileno=fd)
+    found.set_inheritable(False)
+    found.setblocking(False)
+    return found
 
 
 class Master:
@@ -144,7 +168,7 @@ class Master:
         for crew in list(self.crews.values()):
             crew.look(now)
             if crew.gave_up and not self._stopping:
-                raise AppNotFound(f"{crew.plan.name}: {crew.gave_up}; the log says why")
+                self._give_up(crew)
             if crew.removed and not crew.working:
                 del self.crews[crew.plan.name]
         self.observer.look({name: crew.board for name, crew in self.crews.items()}, now)
@@ -156,6 +180,14 @@ class Master:
         while self._arrived:
             self._obey(self._arrived.popleft())
         self._reap()
+
+    def _give_up(self, crew: Crew) -> None:
+        """End: at once where nobody is served, else when those that live have finished."""
+        if not crew.history.ever_ready:
+            raise AppNotFound(f"{crew.plan.name}: {crew.gave_up}; the log says why")
+        log.critical("%s: %s, and so all ends; the log says why", crew.plan.name, crew.gave_up)
+        self._status = AppNotFound.exit_status
+        self._stop()
 
     def _see_ready(self) -> None:
         if not self._was_ready and all(crew.all_ready() for crew in self.crews.values()):
@@ -170,19 +202,44 @@ class Master:
             self._told.update(self._strangers)
             self._strangers.clear()
 
-    def adopt(
-        self, workers: Iterable[tuple[int, int]], observer: tuple[int, int] | None = None
-    ) -> None:
-        """Have these processes of before (pid, channel) end when there are new ones."""
-        if observer is not None:
-            self.observer.adopt(*observer)
+    def leave(self) -> Left:
+        """Give what the program that is executed in our place takes over, made inheritable."""
+        serving, leaving = dict(self._strangers), dict(self._told)
+        moving: list[tuple[socket.socket, str]] = []
+        for crew in self.crews.values():
+            for pid, employee in crew.working.items():
+                (leaving if employee.seen.stopping else serving)[pid] = employee.channel
+            moving += crew.moving
+        for one in (
+            *serving.values(),
+            *leaving.values(),
+            *(connection for connection, _ in moving),
+        ):
+            one.set_inheritable(True)
+        return Left(
+            [(pid, channel.fileno()) for pid, channel in serving.items()],
+            [(pid, channel.fileno()) for pid, channel in leaving.items()],
+            [(connection.fileno(), protocol) for connection, protocol in moving],
+            self.observer.leave(),
+            [*self._former, *(pid for crew in self.crews.values() for pid in crew.working)],
+        )
+
+    def adopt(self, left: Left) -> None:
+        """Take over what was before: its workers end when there are new ones."""
+        if left.observer is not None:
+            self.observer.adopt(*left.observer)
             self.observer.renew()
-        for pid, fd in workers:
-            channel = socket.socket(fileno=fd)
-            channel.set_inheritable(False)
-            channel.setblocking(False)
-            self._strangers[pid] = channel
-            self._former.add(pid)
+        for workers, kept in ((left.serving, self._strangers), (left.leaving, self._told)):
+            for pid, fd in workers:
+                kept[pid] = _adopted(fd)
+        self._former.update(left.former)
+        for fd, protocol in left.moving:
+            self._take(_adopted(fd), protocol)
+
+    def _take(self, connection: socket.socket, protocol: str) -> None:
+        """Have a connection that a worker of before has passed on go to one of ours."""
+        crew = self._crew_of(connection, next(iter(self.crews.values())))
+        crew.moving.append((connection, protocol))
 
     def _wait(self) -> None:
         """Wait for signals, for what workers say, and for the time of the next look."""
@@ -223,7 +280,6 @@ class Master:
 
     def _hear_stranger(self, pid: int) -> None:
         channel = self._told[pid]
-        crew = next(iter(self.crews.values()))
         try:
             said, fds, _, _ = socket.recv_fds(channel, 64, 8)
         except BlockingIOError:
@@ -231,7 +287,7 @@ class Master:
         except OSError:
             said, fds = b"", []
         for connection, protocol in worker.passed_on(said, fds):
-            self._crew_of(connection, crew).moving.append((connection, protocol))
+            self._take(connection, protocol)
         for crew in self.crews.values():
             crew.place()
         if not said:

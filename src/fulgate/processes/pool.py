@@ -41,7 +41,8 @@ class Policy:
     boot_timeout: float = 0.0  # seconds for a worker to get ready
     give_up_after: int = 5  # workers one after the other that did not get ready, before any did
     emergency_threshold: int = 0  # so many crashes...
-    emergency_interval: float = 60.0  # ... within so many seconds replace all workers
+    emergency_interval: float = 60.0  # ... within so many seconds replace all workers,
+    emergency_stop: bool = False  # or end the master
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The pool cannot be started: end the master."""
+    """The pool cannot be started, or its workers die too often: end the master."""
 
     why: str
 
@@ -133,6 +134,8 @@ def decide(
     living = [w for w in workers if not (w.stopping or w.killed or w.pid in killed)]
     before = _emergency(policy, past)
     died = f"{policy.emergency_threshold} workers died within {policy.emergency_interval:.0f} s"
+    if before and policy.emergency_stop:
+        return [*actions, GiveUp(died)]
     reasons = {
         w.pid: died if w.started <= before else spent(policy, w, now, past.generation)
         for w in living
@@ -189,7 +192,7 @@ def _kill(policy: Policy, workers: Sequence[Seen], now: float) -> list[Action]:
 
 
 def _emergency(policy: Policy, past: History) -> float:
-    """Give when so many had died that all are to be replaced; 0.0 where there was no such time.
+    """Give when so many had died that it is an emergency; 0.0 where there was no such time.
 
     They die of something that they share, such as memory of PHP-FPM's kind. Those that are forked
     afterwards are the fresh start, of which the deaths are counted anew.
