@@ -21,9 +21,9 @@ from tests.servers.nginx import Nginx
 pytestmark = [pytest.mark.requires_server("nginx"), pytest.mark.slow]
 
 
-def served(folder: Path, *options: str) -> Served:
+def served(folder: Path, *options: str, bind: str = "") -> Served:
     (folder / "counted.py").write_text(APP)
-    bind = f"unix:{folder}/sock?mode=666"
+    bind = bind or f"unix:{folder}/sock?mode=666"
     common = ("counted:app", "--bind", bind, "--threads", "3", "--log-level", "debug")
     return Served(*common, *options, cwd=folder)
 
@@ -127,14 +127,18 @@ def until_answered(port: int, numbers: Counter[str], wanted: str = "", other_tha
 
 
 @pytest.mark.requires_program("wrk")
-def test_wrk_at_full_load(folder: Path, running: Running) -> None:
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+@pytest.mark.parametrize("keepalive", [True, False])
+def test_wrk_at_full_load(folder: Path, running: Running, transport: str, keepalive: bool) -> None:
     """Ten reloads, twenty recyclings and one execution anew, in one run of wrk."""
     (folder / "load.lua").write_text(WRK)
     recycled = re.compile(r"worker \d+ ends: \d+ requests$", re.MULTILINE)
     options = ("--workers", "2", "--max-requests", "1000", "--max-requests-jitter", "200")
-    with served(folder, *options) as server:
+    bind = "" if transport == "unix" else "tcp:127.0.0.1:0"
+    with served(folder, *options, bind=bind) as server:
         wait_for_ready(server, 2)
-        port = nginx(running, folder).port
+        address = server.endpoints[0].partition("?")[0].removeprefix("tcp:")
+        port = running(Nginx, address, keepalive=keepalive).port
         load = subprocess.Popen(
             ["wrk", "-t1", f"-c{CONNECTIONS}", "-d600", "-s", "load.lua", f"http://127.0.0.1:{port}/"],
             cwd=folder, stdout=subprocess.PIPE, text=True,

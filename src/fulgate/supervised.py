@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -36,7 +37,6 @@ __all__ = ["Supervised"]
 log = logging.getLogger("fulgate")
 
 INHERITED = "_FULGATE_INHERITED"  # what a master that executes itself leaves: JSON
-LOOK = 0.2  # seconds between two looks at whether a check is to go on
 PATIENCE = 1.0  # seconds for the workers of a master that was killed to let go of its sockets
 
 
@@ -255,16 +255,19 @@ class Supervised:
                     listener.quiesce()
                     listener.close()
 
-    def _execute(self, master: Master) -> None:
-        """Execute the program anew, with the sockets; the workers serve until there are others."""
-        command = _command()
-        check = [part if part != "serve" else "check" for part in command]
-        returned, said = _run(check, master)
+    def _execute(self, master: Master) -> _Execution | None:
+        """Begin to execute the program anew; the master goes on until that is known to work."""
+        try:
+            return _Execution(partial(self._give_way, master))
+        except OSError as error:
+            log.error("cannot execute the program anew: %s", error.strerror)
+            return None
+
+    def _give_way(self, master: Master) -> None:
+        """Execute the program, with the sockets; the workers serve until there are others."""
         if master.told_to_end:
             return
-        if returned:
-            log.error("not executed anew, since that would fail: %s", said.strip())
-            return
+        master.hooks.call("pre_exec")
         sockets = {}
         for endpoint, listeners in self._bound.items():
             for listener in listeners:
@@ -289,6 +292,7 @@ class Supervised:
         log.info("executing the program anew")
         master.watchdog.due = 0.0  # it will be a while until the next one can tell
         master.watchdog.beat(time.monotonic())
+        command = _command()
         try:
             os.execve(command[0], command, {**os.environ, INHERITED: left})
         except OSError as error:
@@ -307,6 +311,47 @@ class Supervised:
         return listener
 
 
+class _Execution:
+    """Checks the program as it is now, and has it executed where that would not fail.
+
+    Raises OSError where no process is to be had.
+    """
+
+    def __init__(self, execute: Callable[[], None]) -> None:
+        self._execute = execute
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was read
+        try:
+            self._process = subprocess.Popen(
+                [part if part != "serve" else "check" for part in _command()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+            )
+        except BaseException:
+            self._said.close()
+            raise
+        self.pid = self._process.pid
+
+    def look(self) -> bool:
+        """Go on, if the check is over; False once nothing is to be done any more."""
+        if self._process.poll() is None:
+            return True
+        with self._said:
+            self._said.seek(0)
+            said = self._said.read().decode(errors="replace")
+        if self._process.returncode:
+            log.error("not executed anew, since that would fail: %s", said.strip())
+        else:
+            self._execute()
+        return False
+
+    def cancel(self) -> None:
+        """End the check, if it goes on."""
+        self._process.kill()
+        self._process.wait()
+        self._said.close()
+
+
 def _pool_of(master: Master, pid: int) -> str:
     """Give the name of a worker's pool; of one that has gone, any."""
     names = [name for name, crew in master.crews.items() if pid in crew.working]
@@ -315,27 +360,6 @@ def _pool_of(master: Master, pid: int) -> str:
 
 def _entitle(pools: Mapping[str, Config]) -> None:
     entitle(f"master ({', '.join(dict.fromkeys(config.app for config in pools.values()))})")
-
-
-def _run(command: Sequence[str], master: Master) -> tuple[int, str]:
-    """Run a command, unless the master is told to end; give its status and what it says on
-    standard error.
-    """
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while True:
-            master.watchdog.beat(time.monotonic())
-            try:
-                _, said = process.communicate(timeout=min(master.watchdog.interval, LOOK))
-                return process.returncode, said
-            except subprocess.TimeoutExpired:
-                if master.told_to_end:
-                    process.kill()
 
 
 def _check_spoken(pools: Mapping[str, Config]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fulgate.errors import AppNotFound, FulgateError
 from fulgate.processes import worker
@@ -52,16 +52,36 @@ SIGNALS: Final = (
 class Left:
     """What a master leaves to the program that it executes in its place; fit for JSON.
 
-    Workers that serve, and such that were told to end and pass their connections on, by pid and
-    channel; connections that nobody has yet, with their protocols; the observer, likewise; the pids
-    of all that are to be reaped.
+    Workers that serve, and such that were told to end and pass their connections on: pid, channel,
+    and name of the pool; connections that nobody has yet, with protocol and pool; the observer, by
+    pid and channel; the pids of all that are to be reaped.
     """
 
-    serving: Sequence[tuple[int, int]] = ()
-    leaving: Sequence[tuple[int, int]] = ()
-    moving: Sequence[tuple[int, str]] = ()
+    serving: Sequence[tuple[int, int, str]] = ()
+    leaving: Sequence[tuple[int, int, str]] = ()
+    moving: Sequence[tuple[int, str, str]] = ()
     observer: tuple[int, int] | None = None
     former: Sequence[int] = ()
+
+
+class Execution(Protocol):
+    """The program that is to be executed in our place: it is checked first, by a process."""
+
+    pid: int  # of that
+
+    def look(self) -> bool:
+        """See to it; False once nothing is to be done any more."""
+
+    def cancel(self) -> None:
+        """End what goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A worker of a master of before."""
+
+    channel: socket.socket
+    pool: str
 
 
 def _adopted(fd: int) -> socket.socket:
@@ -75,10 +95,10 @@ class Master:
     """Runs pools of workers, until a signal ends it.
 
     `reload` gives new plans, and raises FulgateError where there are none to be had; `reopen` opens
-    the logs anew; `execute` executes the program anew with the listening sockets, and returns only
-    when that is not possible; `settled` is called when all workers are those that there are to be,
-    at first and after each reload, and closes the sockets that nobody needs any more; `observed`
-    says whether there is to be an observer, and `observe` gives what that runs.
+    the logs anew; `execute` begins to execute the program anew, with the listening sockets, and
+    returns None when that is not possible; `settled` is called when all workers are those that
+    there are to be, at first and after each reload, and closes the sockets that nobody needs any
+    more; `observed` says whether there is to be an observer, and `observe` gives what that runs.
     """
 
     def __init__(
@@ -88,7 +108,7 @@ class Master:
         hooks: str = "",
         reload: Callable[[], Sequence[Plan]],
         reopen: Callable[[], object],
-        execute: Callable[[Master], None],
+        execute: Callable[[Master], Execution | None],
         settled: Callable[[Master], None],
         observed: Callable[[], bool],
         observe: Callable[[Boards], Watches],
@@ -100,6 +120,7 @@ class Master:
         self._reload = reload
         self._reopen = reopen
         self._execute = execute
+        self._execution: Execution | None = None
         self._settled = settled
         self._arrived: deque[int] = deque()  # signals that nobody has obeyed yet
         self._counter = itertools.count(1)
@@ -109,8 +130,8 @@ class Master:
         self._cut = 0.0
         self._was_ready = False
         self._former: set[int] = set()  # workers of before we were executed
-        self._strangers: dict[int, socket.socket] = {}  # those that were not told to end
-        self._told: dict[int, socket.socket] = {}  # those that were
+        self._strangers: dict[int, Former] = {}  # those that were not told to end
+        self._told: dict[int, Former] = {}  # those that were
         self.outputs: list[Output] = []
         self.observer = Observer(observed, observe, self._close_in_observer, reopen)
         self.crews = {plan.name: self._crew(plan) for plan in plans}
@@ -179,6 +200,8 @@ class Master:
         self._wait()
         while self._arrived:
             self._obey(self._arrived.popleft())
+        if self._execution is not None and not self._execution.look():
+            self._execution = None
         self._reap()
 
     def _give_up(self, crew: Crew) -> None:
@@ -196,30 +219,29 @@ class Master:
             notify("READY=1")
             self.hooks.call("when_ready")
         if self._strangers and all(crew.all_ready() for crew in self.crews.values()):
-            for channel in self._strangers.values():
+            for former in self._strangers.values():
                 with contextlib.suppress(OSError):
-                    channel.send(worker.PASS_ON)
+                    former.channel.send(worker.PASS_ON)
             self._told.update(self._strangers)
             self._strangers.clear()
 
     def leave(self) -> Left:
         """Give what the program that is executed in our place takes over, made inheritable."""
         serving, leaving = dict(self._strangers), dict(self._told)
-        moving: list[tuple[socket.socket, str]] = []
-        for crew in self.crews.values():
+        moving: list[tuple[int, str, str]] = []
+        for name, crew in self.crews.items():
             for pid, employee in crew.working.items():
-                (leaving if employee.seen.stopping else serving)[pid] = employee.channel
-            moving += crew.moving
-        for one in (
-            *serving.values(),
-            *leaving.values(),
-            *(connection for connection, _ in moving),
-        ):
-            one.set_inheritable(True)
+                kept = leaving if employee.seen.stopping else serving
+                kept[pid] = Former(employee.channel, name)
+            for connection, protocol in crew.moving:
+                connection.set_inheritable(True)
+                moving.append((connection.fileno(), protocol, name))
+        for former in (*serving.values(), *leaving.values()):
+            former.channel.set_inheritable(True)
         return Left(
-            [(pid, channel.fileno()) for pid, channel in serving.items()],
-            [(pid, channel.fileno()) for pid, channel in leaving.items()],
-            [(connection.fileno(), protocol) for connection, protocol in moving],
+            [(pid, one.channel.fileno(), one.pool) for pid, one in serving.items()],
+            [(pid, one.channel.fileno(), one.pool) for pid, one in leaving.items()],
+            moving,
             self.observer.leave(),
             [*self._former, *(pid for crew in self.crews.values() for pid in crew.working)],
         )
@@ -230,14 +252,25 @@ class Master:
             self.observer.adopt(*left.observer)
             self.observer.renew()
         for workers, kept in ((left.serving, self._strangers), (left.leaving, self._told)):
-            for pid, fd in workers:
-                kept[pid] = _adopted(fd)
+            for pid, fd, pool in workers:
+                kept[pid] = Former(_adopted(fd), pool)
         self._former.update(left.former)
-        for fd, protocol in left.moving:
-            self._take(_adopted(fd), protocol)
+        for fd, protocol, pool in left.moving:
+            self._take(_adopted(fd), protocol, pool)
 
-    def _take(self, connection: socket.socket, protocol: str) -> None:
-        """Have a connection that a worker of before has passed on go to one of ours."""
+    def _take(self, connection: socket.socket, protocol: str, pool: str) -> None:
+        """Have a connection that a worker of before has passed on go to another.
+
+        To one that was not told to end, while there is such: ours may boot for long, and a request
+        may have come on it.
+        """
+        for former in self._strangers.values():
+            if former.pool == pool:
+                with contextlib.suppress(OSError):  # it is gone; the next one
+                    order = worker.CONNECTIONS[protocol]
+                    socket.send_fds(former.channel, [order], [connection.fileno()])
+                    connection.close()
+                    return
         crew = self._crew_of(connection, next(iter(self.crews.values())))
         crew.moving.append((connection, protocol))
 
@@ -256,7 +289,7 @@ class Master:
         written = {fd: output for output in self.outputs for fd in output.open}
         for fd in written:
             poll.register(fd, select.POLLIN)
-        told = {channel.fileno(): pid for pid, channel in self._told.items()}
+        told = {former.channel.fileno(): pid for pid, former in self._told.items()}
         for fd in told:
             poll.register(fd, select.POLLIN)
         quick = self._cut or any(crew.urgent() for crew in self.crews.values())
@@ -279,19 +312,19 @@ class Master:
         self.outputs[:] = [output for output in self.outputs if output.open]
 
     def _hear_stranger(self, pid: int) -> None:
-        channel = self._told[pid]
+        former = self._told[pid]
         try:
-            said, fds, _, _ = socket.recv_fds(channel, 64, 8)
+            said, fds, _, _ = socket.recv_fds(former.channel, 64, 8)
         except BlockingIOError:
             return
         except OSError:
             said, fds = b"", []
         for connection, protocol in worker.passed_on(said, fds):
-            self._take(connection, protocol)
+            self._take(connection, protocol, former.pool)
         for crew in self.crews.values():
             crew.place()
         if not said:
-            self._told.pop(pid).close()
+            self._told.pop(pid).channel.close()
 
     def _crew_of(self, connection: socket.socket, default: Crew) -> Crew:
         """Give the pool that listens where a connection was made."""
@@ -318,6 +351,8 @@ class Master:
         if os.getpid() == 1:  # in a container everybody's orphans are ours
             ours = {pid for crew in self.crews.values() for pid in crew.working}
             ours |= {*self.observer.known, *self._former}
+            if self._execution is not None:
+                ours.add(self._execution.pid)
             with contextlib.suppress(ChildProcessError):
                 while left := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     if left.si_pid in ours:
@@ -353,17 +388,20 @@ class Master:
                 for crew in self.crews.values():
                     crew.resize(1 if number == signal.SIGTTIN else -1)
             case signal.SIGUSR2:
-                self.hooks.call("pre_exec")
-                self._execute(self)
+                if self._execution is None and not self._stopping:
+                    self._execution = self._execute(self)
 
     def _stop(self) -> None:
         if self._stopping:
             return
         self._stopping = monotonic()
         notify("STOPPING=1")
-        for channel in self._strangers.values():
+        if self._execution is not None:
+            self._execution.cancel()
+            self._execution = None
+        for former in self._strangers.values():
             with contextlib.suppress(OSError):
-                channel.send(worker.STOP)
+                former.channel.send(worker.STOP)
         listeners = {one for crew in self.crews.values() for one in crew.plan.listeners}
         for listener in listeners:
             listener.quiesce()
@@ -426,6 +464,8 @@ class Master:
         if os.getpid() != self.pid:
             return
         self._kill_all()
+        if self._execution is not None:
+            self._execution.cancel()
         self.observer.kill()
         for crew in self.crews.values():
             for pid, employee in crew.working.items():
@@ -454,8 +494,8 @@ class Master:
                 employee.channel.close()
             for connection, _ in crew.moving:
                 connection.close()
-        for channel in [*self._strangers.values(), *self._told.values()]:
-            channel.close()
+        for former in [*self._strangers.values(), *self._told.values()]:
+            former.channel.close()
         self.observer.close()
         for output in self.outputs:
             output.close()
