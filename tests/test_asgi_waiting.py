@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from typing import BinaryIO
 
 import pytest
 
+from fulgate.gateways.awaited import open_in_thread
 from tests.asgi import START, Make, Message, Receive, Send, body, raw, serve
 from tests.driver_suite.kit import END, Flag, until
 from tests.raw import head
@@ -87,3 +90,30 @@ def test_requests_that_wait_share_the_names_of_their_params(serve: Make) -> None
             lambda: {id(name) for name in first.params} == {id(name) for name in second.params},
             "each has its own names",
         )
+
+
+def test_a_file_that_nobody_waits_for_any_more_is_closed() -> None:
+    opened: list[BinaryIO] = []
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: str) -> BinaryIO:
+        asked.set()
+        go_on.wait(20)
+        opened.append(open(path, "rb"))  # noqa: SIM115 - the caller closes it
+        return opened[0]
+
+    async def main() -> None:
+        async def wait() -> None:
+            await open_in_thread(slowly, __file__)
+
+        task = asyncio.create_task(wait())
+        while not asked.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        while not opened or not opened[0].closed:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 20))

@@ -22,6 +22,7 @@ from tests.raw import values
 from tests.sequence import APP, Sequence
 from tests.servers import RealServer, Running
 from tests.servers.snippets import SNIPPETS
+from tests.test_master import alive
 
 PAGE = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text()
 FENCES = dict(re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
@@ -110,11 +111,16 @@ class Machine:
         """End all processes of the machine but the one that holds its namespace; see them gone."""
         assert self.process is not None
         end = time.monotonic() + PATIENCE
+        killed: set[int] = set()
         while pids := self.pids():
             assert time.monotonic() < end, pids
+            killed.update(pids)
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        while any(alive(pid) for pid in killed):  # the kernel closes what is theirs last
+            assert time.monotonic() < end, killed
+            time.sleep(0.001)
         self.process.wait(PATIENCE)
         self.process = None
 

@@ -457,3 +457,12 @@ def test_ctrl_c_does_not_wait_for_a_stream_in_development(folder: Path) -> None:
             assert b"Back</a>" not in answer.read()
         client.close()
     assert "after 0.3 s" in served.text
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_lines_for_nginx_are_of_a_socket_that_it_may_use(folder: Path, bound: bool) -> None:
+    bind = ("--bind", f"unix:{folder}/sock") if bound else ()
+    command = ("fulgate.demo:app", "--http", "127.0.0.1:0", *bind)
+    with Served(*command, cwd=folder) as served:
+        served.wait_for(r"Open \S+\n")
+        assert ("For nginx:" in served.text) == (f"{folder}/sock;" in served.text) == bound

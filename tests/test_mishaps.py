@@ -48,9 +48,13 @@ def until_ready(served: Served, count: int) -> None:
     until(lambda: served.text.count(" is ready\n") == count, lambda: served.text)
 
 
+# "held" has the name of the command in which the application takes its time to load.
 WAITS = """
-import os, time
+import os, sys, time
 from pathlib import Path
+
+while (held := Path("held")).exists() and held.read_text() in sys.argv:
+    time.sleep(0.02)
 
 def app(environ, start_response):
     Path("begun").write_text(str(os.getpid()))
@@ -112,6 +116,37 @@ def test_what_ends_while_the_program_is_executed_anew_passes_its_connections_on(
         assert int((folder / "begun").read_text()) != worker
         # Nobody else would reap it.
         until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is a zombie")
+
+
+@pytest.mark.parametrize("held", ["check", "serve"])
+def test_others_serve_while_the_program_is_executed_anew(folder: Path, held: str) -> None:
+    """Be it that it is checked, or that its workers load the application."""
+    (folder / "waits.py").write_text(WAITS)
+    options = ("--bind", f"unix:{folder}/sock", "--workers", "2", "--log-level", "debug")
+    with Served("waits:app", *options, cwd=folder) as served, Raw(folder / "sock") as raw:
+        until_ready(served, 2)
+        raw.send(head("/"), stream(STDIN, 1, b""))
+        until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
+        worker = (folder / "begun").read_text()
+        served.process.send_signal(signal.SIGHUP)  # so the worker ends, once it has answered
+        until_ready(served, 4)
+        (folder / "held").write_text(held)
+        before = children(served.process.pid)
+        served.process.send_signal(signal.SIGUSR2)
+        # The check, or new workers.
+        until(lambda: children(served.process.pid) - before, lambda: served.text)
+        if held == "serve":
+            served.wait_for("executing the program anew")
+            until(lambda: len(children(served.process.pid)) >= 5, lambda: served.text)
+        (folder / "go").touch()
+        raw.expect()
+        assert raw.answer().body == b"finished"
+        assert raw.request().body == b"finished"  # while nobody is ready yet
+        assert (folder / "begun").read_text() != worker
+        assert served.text.count(" is ready\n") == 4
+        (folder / "held").write_text("")
+        until_ready(served, 6)
+        assert raw.request().body == b"finished"
 
 
 def test_a_reload_takes_new_sockets_and_leaves_old_ones(folder: Path) -> None:

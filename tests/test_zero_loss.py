@@ -21,8 +21,8 @@ from tests.servers.nginx import Nginx
 pytestmark = [pytest.mark.requires_server("nginx"), pytest.mark.slow]
 
 
-def served(folder: Path, *options: str, bind: str = "") -> Served:
-    (folder / "counted.py").write_text(APP)
+def served(folder: Path, *options: str, bind: str = "", app: str = APP) -> Served:
+    (folder / "counted.py").write_text(app)
     bind = bind or f"unix:{folder}/sock?mode=666"
     common = ("counted:app", "--bind", bind, "--threads", "3", "--log-level", "debug")
     return Served(*common, *options, cwd=folder)
@@ -99,6 +99,28 @@ end
 """
 CONNECTIONS = 32
 
+# The same as the application of tests/sequence.py.
+ASGI = """\
+import os
+
+NOTES = os.open("notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    number = scope["path"][1:]
+    size, more = 0, True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        size, more = size + len(message["body"]), message["more_body"]
+    os.write(NOTES, f"{number}\\n".encode())
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    body = f"{number} {size} {VERSION} {os.getpid()}".encode()
+    await send({"type": "http.response.body", "body": body})
+
+VERSION = 1
+"""
+
 
 def answered_by(port: int, numbers: Counter[str], path: str) -> tuple[str, str]:
     """Ask once, beside wrk; give the version and the process that answered."""
@@ -127,15 +149,25 @@ def until_answered(port: int, numbers: Counter[str], wanted: str = "", other_tha
 
 
 @pytest.mark.requires_program("wrk")
-@pytest.mark.parametrize("transport", ["unix", "tcp"])
-@pytest.mark.parametrize("keepalive", [True, False])
-def test_wrk_at_full_load(folder: Path, running: Running, transport: str, keepalive: bool) -> None:
+@pytest.mark.parametrize(
+    ("app", "transport", "keepalive"),
+    [
+        pytest.param(APP, "unix", True, id="unix"),
+        pytest.param(APP, "unix", False, id="unix-close"),
+        pytest.param(APP, "tcp", True, id="tcp"),
+        pytest.param(APP, "tcp", False, id="tcp-close"),
+        pytest.param(ASGI, "unix", True, id="asgi"),
+    ],
+)
+def test_wrk_at_full_load(
+    folder: Path, running: Running, app: str, transport: str, keepalive: bool
+) -> None:
     """Ten reloads, twenty recyclings and one execution anew, in one run of wrk."""
     (folder / "load.lua").write_text(WRK)
     recycled = re.compile(r"worker \d+ ends: \d+ requests$", re.MULTILINE)
     options = ("--workers", "2", "--max-requests", "1000", "--max-requests-jitter", "200")
     bind = "" if transport == "unix" else "tcp:127.0.0.1:0"
-    with served(folder, *options, bind=bind) as server:
+    with served(folder, *options, bind=bind, app=app) as server:
         wait_for_ready(server, 2)
         address = server.endpoints[0].partition("?")[0].removeprefix("tcp:")
         port = running(Nginx, address, keepalive=keepalive).port

@@ -310,7 +310,8 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
     stack.callback(logs.close)
     if config.pid:
         stack.callback(process.PidFile(config.pid).remove)
-    if config.http and not config.bind:
+    private = bool(config.http) and not config.bind
+    if private:
         config = config.replace(bind=(_private_endpoint(who, stack),))
     if config.reload and who is not None:
         raise ConfigError("--reload is for development, and does not go with user and group")
@@ -337,7 +338,7 @@ def _serve(config: Config, stack: contextlib.ExitStack) -> int:
         front.start()
         url = front.url
     reloader = _reloader(config, server) if config.reload else None
-    _announce(server.endpoints, config, url, server.status_endpoints)
+    _announce(server.endpoints, config, url, server.status_endpoints, private=private)
     return reloader.run() if reloader is not None else run(server, reopen=logs.reopen)
 
 
@@ -427,9 +428,17 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _announce(
-    endpoints: Sequence[str], config: Config, url: str, status: Sequence[str] = ()
+    endpoints: Sequence[str],
+    config: Config,
+    url: str,
+    status: Sequence[str] = (),
+    *,
+    private: bool = False,
 ) -> None:
-    """Say where it listens, for people and for whoever waits for the line."""
+    """Say where it listens, for people and for whoever waits for the line.
+
+    On a `private` socket no web server has any business.
+    """
     text = ""
     for endpoint in endpoints:
         line = f"fulgate {__version__} serves {config.app} on {endpoint}"
@@ -440,7 +449,7 @@ def _announce(
         text += f"Its status is on {endpoint}\n"
     if url:
         text += f"Open {url}/\n"
-    snippet = nginx(endpoints[0], config.script_name)
+    snippet = "" if private else nginx(endpoints[0], config.script_name)
     if snippet and (url or os.isatty(1)):
         text += f"\nFor nginx:\n\n{snippet}\n"
     # Not sys.stdout: what it could not write to a closed pipe would be an error again at the exit.

@@ -6,14 +6,12 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fulgate import process, whereabouts
 from fulgate.config import Config
@@ -31,6 +29,9 @@ from fulgate.processes.pool import Policy
 from fulgate.processes.scoreboard import Scoreboard, Slot
 from fulgate.server import Server
 from fulgate.title import entitle
+
+if TYPE_CHECKING:
+    from fulgate.processes.execution import Execution
 
 __all__ = ["Supervised"]
 
@@ -63,7 +64,9 @@ class Supervised:
         for endpoint, fds in left.get("status", {}).items():
             self._status[endpoint] = [self._inherit(endpoint, fd) for fd in fds]
         self._outputs: list[tuple[str, int, list[tuple[int, int]]]] = left.get("outputs", [])
-        self._left = Left(**left.get("master", {}))
+        # Another version may have left more than this one knows.
+        known = {field.name for field in fields(Left)}
+        self._left = Left(**{k: v for k, v in left.get("master", {}).items() if k in known})
         self._pools: Mapping[str, Config] = {}
         self._hooks = next(iter(pools.values())).hooks
         self._preload = any(config.preload_app for config in pools.values())
@@ -255,10 +258,13 @@ class Supervised:
                     listener.quiesce()
                     listener.close()
 
-    def _execute(self, master: Master) -> _Execution | None:
+    def _execute(self, master: Master) -> Execution | None:
         """Begin to execute the program anew; the master goes on until that is known to work."""
+        from fulgate.processes.execution import Execution
+
+        check = [part if part != "serve" else "check" for part in _command()]
         try:
-            return _Execution(partial(self._give_way, master))
+            return Execution(check, partial(self._give_way, master))
         except OSError as error:
             log.error("cannot execute the program anew: %s", error.strerror)
             return None
@@ -309,47 +315,6 @@ class Supervised:
             with contextlib.suppress(OSError):
                 listener.owns(os.fsdecode(name), os.lstat(name))
         return listener
-
-
-class _Execution:
-    """Checks the program as it is now, and has it executed where that would not fail.
-
-    Raises OSError where no process is to be had.
-    """
-
-    def __init__(self, execute: Callable[[], None]) -> None:
-        self._execute = execute
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it was read
-        try:
-            self._process = subprocess.Popen(
-                [part if part != "serve" else "check" for part in _command()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-            )
-        except BaseException:
-            self._said.close()
-            raise
-        self.pid = self._process.pid
-
-    def look(self) -> bool:
-        """Go on, if the check is over; False once nothing is to be done any more."""
-        if self._process.poll() is None:
-            return True
-        with self._said:
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace")
-        if self._process.returncode:
-            log.error("not executed anew, since that would fail: %s", said.strip())
-        else:
-            self._execute()
-        return False
-
-    def cancel(self) -> None:
-        """End the check, if it goes on."""
-        self._process.kill()
-        self._process.wait()
-        self._said.close()
 
 
 def _pool_of(master: Master, pid: int) -> str:

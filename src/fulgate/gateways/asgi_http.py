@@ -12,7 +12,7 @@ from wsgiref.util import is_hop_by_hop
 from fulgate.errors import Aborted
 from fulgate.exchange import Buffer, Exchange, Headers
 from fulgate.gateways.asgi_scope import Message, Scope, make_scope, share_names
-from fulgate.gateways.awaited import Awaited, in_thread
+from fulgate.gateways.awaited import Awaited, in_thread, open_in_thread
 from fulgate.gateways.head import (
     ANY_BODY,
     CONTENT_LENGTH,
@@ -352,7 +352,7 @@ class Http:
         if uri and self._exchange.status[:3] == "200":
             self._redirect(uri)
             return
-        await self._send_open(await in_thread(_open, name))
+        await self._send_open(await open_in_thread(_open, name))
 
     async def _send_named(self, path: str) -> None:
         """Send the file that X-Sendfile names, or have nginx send it: as `XSendfile` for WSGI."""
@@ -366,7 +366,7 @@ class Http:
                 self._redirect(uri)
             return
         try:
-            file = await in_thread(open_below, path, [folder for folder, _ in roots])
+            file = await open_in_thread(open_below, path, [folder for folder, _ in roots])
         except OSError as error:
             self._refuse_file(path, error)
             return
@@ -402,7 +402,7 @@ class Http:
                 await self._drain()
             self._body(b"", False)
         finally:
-            await in_thread(file.close)
+            file.close()  # has nothing to write
 
     def _internal(self, name: str) -> str:
         """Give the URI under which nginx has a file, all links followed; "" where it has not."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-__all__ = ["Awaited", "in_thread"]
+__all__ = ["Awaited", "in_thread", "open_in_thread"]
 
 T = TypeVar("T")
 
@@ -44,3 +44,22 @@ class Awaited(Generator[Any, Any, T]):
 def in_thread(function: Callable[..., T], *arguments: object) -> Awaited[T]:
     """Call something that blocks, in a thread of the loop's pool; to be awaited."""
     return Awaited(asyncio.get_running_loop().run_in_executor(None, function, *arguments))
+
+
+def open_in_thread(function: Callable[..., BinaryIO], *arguments: object) -> Awaited[BinaryIO]:
+    """Open a file in a thread of the loop's pool. Who is cancelled meanwhile leaves none open."""
+    return Awaited(_opened(function, arguments))
+
+
+async def _opened(function: Callable[..., BinaryIO], arguments: tuple[object, ...]) -> BinaryIO:
+    opening = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

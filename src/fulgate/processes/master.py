@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from fulgate.errors import AppNotFound, FulgateError
 from fulgate.processes import worker
@@ -26,6 +26,9 @@ from fulgate.processes.hooks import Hooks
 from fulgate.processes.observer import Boards, Observer, Watches
 from fulgate.processes.output import Output
 from fulgate.systemd import Watchdog, notify
+
+if TYPE_CHECKING:
+    from fulgate.processes.execution import Execution
 
 __all__ = ["Left", "Master"]
 
@@ -62,18 +65,6 @@ class Left:
     moving: Sequence[tuple[int, str, str]] = ()
     observer: tuple[int, int] | None = None
     former: Sequence[int] = ()
-
-
-class Execution(Protocol):
-    """The program that is to be executed in our place: it is checked first, by a process."""
-
-    pid: int  # of that
-
-    def look(self) -> bool:
-        """See to it; False once nothing is to be done any more."""
-
-    def cancel(self) -> None:
-        """End what goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,6 +487,8 @@ class Master:
                 connection.close()
         for former in [*self._strangers.values(), *self._told.values()]:
             former.channel.close()
+        if self._execution is not None:
+            self._execution.close()
         self.observer.close()
         for output in self.outputs:
             output.close()
