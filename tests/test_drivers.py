@@ -360,3 +360,25 @@ def test_a_request_beside_others_that_takes_too_long(make_server: MakeServer) ->
         assert raw.answer(1).status == "504 Gateway Timeout"
         over.come()
         assert raw.request(id=1).body == b"ok\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel does not tell")
+def test_the_lead_is_handed_on_while_requests_wait_and_no_longer(make_server: MakeServer) -> None:
+    waits = True
+
+    def app(environ: Environ, start: Start) -> Iterable[bytes]:
+        if waits:
+            time.sleep(0.002)
+        return answer(start)
+
+    served = make_server(app)
+    driver: Any = served.server._driver  # type: ignore[attr-defined]
+    with Raw(served.address) as raw:
+
+        def hands_on() -> bool:
+            raw.request()
+            return bool(driver._hand_on)
+
+        until(hands_on, "it is not handed on")
+        waits = False
+        until(lambda: not hands_on(), "it is handed on for ever")

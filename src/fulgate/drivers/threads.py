@@ -29,7 +29,7 @@ from fulgate.config import Config
 from fulgate.drivers import poller as pollers
 from fulgate.drivers.acceptor import Acceptor, Allowed
 from fulgate.drivers.deadlines import Deadlines
-from fulgate.drivers.lead import HAND_ON_FOR, Waiting
+from fulgate.drivers.lead import Waiting
 from fulgate.drivers.phases import FOREVER, IDLE, clock, keep_memory
 from fulgate.drivers.poller import Poller
 from fulgate.drivers.wire import APP, Hub, Task, Wire
@@ -300,12 +300,13 @@ class Threads(Hub):
         while self._leader is me and not self._over:
             if not pending:
                 events: list[tuple[int, int]] = []
-                before = perf_counter()
+                me.polls_since = before = perf_counter()
                 with self._turn:
                     # What was queued before this thread took the lead had nobody to wake.
                     if self._leader is me and not self._over and not pending:
                         events = poll(-1)
                 me.polled += perf_counter() - before
+                me.polls_since = 0.0
                 self._handle(events)
                 continue
             try:
@@ -465,12 +466,11 @@ class Threads(Hub):
                 leader = self._leader
                 busy = self._tick()
                 if leader is not None and busy and now >= inline_from:
+                    self._hand_on = False  # it can only be measured in line
                     sample = leader.sample()
-                    pays = waiting.hand_on(sample) if sample is not None else False
-                    if pays is not None:
-                        self._hand_on = pays
-                    if pays:
-                        inline_from = now + HAND_ON_FOR
+                    if sample is not None and waiting.hand_on(sample):
+                        self._hand_on = True
+                        inline_from = now + waiting.pays_for
                 if self._leader is not leader or self._hand_on:
                     waiting.forget()
                 self._look_after_pending()

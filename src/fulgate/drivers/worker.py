@@ -60,7 +60,8 @@ class Worker:
         self.late: Exchange | None = None  # and what had more than its time
         self.began = 0.0  # when what it runs began
         self.requests = 0
-        self.polled = 0.0  # seconds in the poll
+        self.polled = 0.0  # seconds in the poll, but for the one that goes on,
+        self.polls_since = 0.0  # since then, of perf_counter; 0 if none does
         self.thread: threading.Thread | None = None
         self._schedstat = -1
 
@@ -88,7 +89,9 @@ class Worker:
             cpu, queued, _ = os.pread(self._schedstat, 128, 0).split()
         except (OSError, ValueError):
             return None
-        return Sample(perf_counter(), int(cpu) / 1e9, int(queued) / 1e9, self.polled, self.requests)
+        now, polls_since = perf_counter(), self.polls_since
+        polled = self.polled + (now - polls_since if polls_since else 0.0)
+        return Sample(now, int(cpu) / 1e9, int(queued) / 1e9, polled, self.requests)
 
     def close(self) -> None:
         if self._schedstat >= 0:
