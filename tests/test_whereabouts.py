@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,21 @@ def names(folder: Path, served: Served) -> list[tuple[str, ...]]:
     ]
 
 
+def counted(requests: int, *named: str, cwd: Path) -> bool:
+    """Does the status of the server that is so named count so many requests?"""
+    text = here("status", *named, cwd=cwd).stdout
+    return re.search(rf"^requests: +{requests}$", text, re.MULTILINE) is not None
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("status", ["--status-bind=unix:status.sock", "--status-path=/own/status"])
 def test_the_status_of_whatever_names_the_server(
     folder: Path, tmp_path: Path, workers: tuple[str, ...], status: str
 ) -> None:
     with site(folder, *workers, status) as served:
-        served.ask()
+        served.ask()  # it counts once the thread is through with it
         for named in names(folder, served):
-            text = here("status", *named, cwd=tmp_path)
-            assert re.search(r"^requests: +1$", text.stdout, re.MULTILINE), text
+            until(partial(counted, 1, *named, cwd=tmp_path), named)
             top = here("top", *named, "--count=1", cwd=tmp_path)
             assert "threads busy" in top.stdout, top
             assert here("status", *named, "--health", cwd=tmp_path).stdout == "ok\n"
