@@ -84,17 +84,3 @@ def test_samples_of_two_threads_are_not_compared() -> None:
     waiting.forget()
     assert waiting.hand_on(Sample(5.0, 0.001, 0.0, 0.0, 100)) is None
     assert waiting.per_request == 0.0
-
-
-def test_what_goes_on_waiting_is_measured_less_often() -> None:
-    waiting = Waiting()
-    assert decide(waiting, samples(ticks=SAMPLES_TO_BEGIN, requests=1))[-1]
-    found = [waiting.pays_for]
-    for _ in range(5):
-        waiting.forget()
-        assert decide(waiting, samples(ticks=1, requests=1)) == [None, True]
-        found.append(waiting.pays_for)
-    assert found == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
-    waiting.forget()
-    decide(waiting, samples(ticks=1, requests=1, cpu=0.005))
-    assert waiting.pays_for == 0.25

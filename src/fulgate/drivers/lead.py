@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["Sample", "Waiting"]
+__all__ = ["HAND_ON_FOR", "Sample", "Waiting"]
 
 WORTH_A_WAKE_UP: Final = 100e-6  # seconds of waiting per request
-# Seconds for which the lead is handed on, until it is measured anew, by two ticks of serving
-# in line; twice as long each time that it still pays.
-HAND_ON_FOR: Final = 0.25
-HAND_ON_LONGEST: Final = 2.0
+# Seconds for which the lead is handed on. Then it is measured anew, by two ticks of serving in
+# line; where few requests wait, the next of them has everybody wait before it is noticed.
+HAND_ON_FOR: Final = 1.0
 # A leader that lost its core while it held the GIL, or another thread that did, looks like one
 # that waits. Noise passes; an application that waits does so at every tick.
 SAMPLES_TO_BEGIN: Final = 3
@@ -36,7 +35,6 @@ class Waiting:
 
     def __init__(self) -> None:
         self.per_request = 0.0  # seconds, at the last sample
-        self.pays_for = HAND_ON_FOR  # seconds, from a decision that it pays
         self._last: Sample | None = None
         self._in_a_row = 0
         self._needed = SAMPLES_TO_BEGIN
@@ -61,12 +59,9 @@ class Waiting:
         if self.per_request <= WORTH_A_WAKE_UP:
             self._in_a_row = 0
             self._needed = SAMPLES_TO_BEGIN
-            self.pays_for = HAND_ON_FOR
             return False
         self._in_a_row += 1
         if self._in_a_row < self._needed:
             return None
-        if self._needed == SAMPLES_TO_GO_ON:
-            self.pays_for = min(2 * self.pays_for, HAND_ON_LONGEST)
         self._needed = SAMPLES_TO_GO_ON
         return True

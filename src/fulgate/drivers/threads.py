@@ -29,7 +29,7 @@ from fulgate.config import Config
 from fulgate.drivers import poller as pollers
 from fulgate.drivers.acceptor import Acceptor, Allowed
 from fulgate.drivers.deadlines import Deadlines
-from fulgate.drivers.lead import Waiting
+from fulgate.drivers.lead import HAND_ON_FOR, Waiting
 from fulgate.drivers.phases import FOREVER, IDLE, clock, keep_memory
 from fulgate.drivers.poller import Poller
 from fulgate.drivers.wire import APP, Hub, Task, Wire
@@ -455,6 +455,7 @@ class Threads(Hub):
         waiting = Waiting()
         inline_from = 0.0  # until then the lead is handed on, without measuring
         scan_after = 0.0
+        several = self.config.threads > 1  # else there is nobody to hand the lead on to
         while not self._over:
             try:
                 now = monotonic()
@@ -465,12 +466,12 @@ class Threads(Hub):
                 now = monotonic()
                 leader = self._leader
                 busy = self._tick()
-                if leader is not None and busy and now >= inline_from:
+                if several and leader is not None and busy and now >= inline_from:
                     self._hand_on = False  # it can only be measured in line
                     sample = leader.sample()
                     if sample is not None and waiting.hand_on(sample):
                         self._hand_on = True
-                        inline_from = now + waiting.pays_for
+                        inline_from = now + HAND_ON_FOR
                 if self._leader is not leader or self._hand_on:
                     waiting.forget()
                 self._look_after_pending()
