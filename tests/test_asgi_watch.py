@@ -232,7 +232,7 @@ def test_more_requests_at_once_than_are_allowed_get_503(folder: Path) -> None:
 
 def test_a_websocket_has_no_time_to_end_by(serve: Make) -> None:  # noqa: F811
     app = Echo()
-    server = serve(app, request_timeout=0.2, request_slowlog_timeout=0.1)
+    server = serve(app, request_timeout=0.2, request_slowlog_timeout=0.1, status_path="/own/status")
     client = Client(server).open()
     slot = server.slot
     assert slot is not None

@@ -158,7 +158,8 @@ def test_variables_are_sent_in_utf_8(make_server: MakeServer) -> None:
 
 
 def test_what_an_authorizer_raises_is_in_the_status(folder: Path) -> None:
-    with Server(authorizer(_raises), bind=(f"unix:{folder}/sock",)) as server:
+    bind = (f"unix:{folder}/sock",)
+    with Server(authorizer(_raises), bind=bind, status_path="/own/status") as server:
         with Raw(f"{folder}/sock") as raw:
             assert ask(raw).stdout.startswith(b"Status: 500 ")
         assert server.slot is not None

@@ -53,6 +53,19 @@ def test_a_context_manager_starts_and_stops() -> None:
         Raw(address(endpoint))
 
 
+@pytest.mark.parametrize("asked", [{}, {"status_path": "/own"}, {"ping_path": "/own"}])
+def test_a_scoreboard_is_kept_where_somebody_can_look_at_it(asked: dict[str, str]) -> None:
+    with Server(hello, Config(bind=("tcp:127.0.0.1:0",), **asked)) as server:  # type: ignore[arg-type]
+        with Raw(address(server.endpoints[0])) as raw:
+            assert raw.request().body == b"hello\n"
+        if asked:
+            assert server.slot is not None
+            board = server.slot.board
+            until(lambda: board.totals().requests == 1, "it is not counted")
+        else:
+            assert server.slot is None
+
+
 def test_an_error_inside_stops_it_too() -> None:
     with pytest.raises(LookupError), Server(hello, bind=("tcp:127.0.0.1:0",)):
         raise LookupError

@@ -88,7 +88,8 @@ class Server:
         self._only_tcp = bool(self._allowed) and not config.allowed_clients
         self._protocols = Protocols(config, protocol)
         self._multiprocess = False
-        self.slot: Slot | None = None  # on a scoreboard; `start` makes one where there is none
+        # On a scoreboard; `start` makes one where there is none, and somebody who reads it.
+        self.slot: Slot | None = None
         self.on_late: Callable[[], None] | None = None  # a request did not end in time
         self.on_spent: Callable[[], None] | None = None  # as many requests as `slot.most` are over
         self.on_blocked: Callable[[], None] | None = None  # nor does anything else run meanwhile
@@ -160,11 +161,12 @@ class Server:
         slot = self._take_slot()
         driver = self._make_driver()
         watched = self._watching
-        aside = watched.aside(slot.board) if watched is not None else None
+        aside = watched.aside(slot.board) if watched is not None and slot is not None else None
+        most = slot.most if slot is not None else 0
         if isinstance(driver, Threads):
             driver.aside = aside
             driver.late = self.on_late
-            driver.most, driver.spent = slot.most, self.on_spent
+            driver.most, driver.spent = most, self.on_spent
             driver.watchdog = self.watchdog
             if self.on_accepting is not None:
                 self.on_accepting()
@@ -174,25 +176,31 @@ class Server:
             driver.aio.on_accepting = self.on_accepting
             driver.watch.late = self.on_late
             driver.watch.blocked = self.on_blocked
-            driver.watch.most, driver.watch.spent = slot.most, self.on_spent
+            driver.watch.most, driver.watch.spent = most, self.on_spent
         _running.add(self)
         self._driver = driver
         try:
             driver.start()
-            if watched is not None:
+            if watched is not None and slot is not None:
                 watched.start(slot.board)
         except BaseException:
             self._driver = None
             _running.discard(self)
             raise
-        slot.become(READY)
+        if slot is not None:
+            slot.become(READY)
         stacks.name_threads()
 
-    def _take_slot(self) -> Slot:
-        """Give the place on a scoreboard, on one of its own where there is no master."""
+    def _take_slot(self) -> Slot | None:
+        """Give the place on a scoreboard, on one of its own where there is no master.
+
+        None where nobody could look at that.
+        """
         config = self.config
         asgi = self.interface == "asgi"
         if self.slot is None:
+            if self._watching is None:
+                return None
             self.slot = own_slot(config.worker_concurrency + 1 if asgi else config.threads)
         if asgi:
             limit = config.limit_concurrency
@@ -246,10 +254,11 @@ class Server:
         self._open_access_log()
         slot = self._take_slot()
         driver = self._drive(Aio, async_gateway(self.app, self.config))
-        if self._watching is not None:
-            driver.aside = self._watching.aside(slot.board)
-            self._watching.start(slot.board)
-        slot.become(READY)
+        if slot is not None:
+            if self._watching is not None:
+                driver.aside = self._watching.aside(slot.board)
+                self._watching.start(slot.board)
+            slot.become(READY)
         return driver
 
     def start_anyhow(self) -> Inline | None:
