@@ -26,10 +26,9 @@ static void stream(FCGX_Request *r) {
 }
 
 static void endless(FCGX_Request *r, const char *path) {
-    do {
-        FCGX_PutStr(buffer, sizeof buffer, r->out);
+    /* Once the one has failed, the other says that all is well. */
+    while (FCGX_PutStr(buffer, sizeof buffer, r->out) >= 0 && FCGX_FFlush(r->out) == 0)
         usleep(10000);
-    } while (FCGX_FFlush(r->out) == 0);
     fclose(fopen(path, "w"));
 }
 
