@@ -113,7 +113,7 @@ conform: $(VENV)/.dev programs
 	$(BIN)/python -m tests.conform.table $(CONFORM)
 
 # BENCH=--quick measures the most telling part; bench/run.py --help has more.
-bench: $(VENV)/.dev
+bench:
 	@$(SETUP) programs $(BENCH_PROGRAMS)
 	@python=$$($(SETUP) bench) && exec "$$python" bench/run.py $(BENCH)
 

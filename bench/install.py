@@ -102,7 +102,7 @@ def sources() -> list[Path]:
 
 def install_compiled() -> str:
     """Install a copy of the sources, as a user would; give why that failed, or nothing."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(bytes(base_python()))
     for path in sources():
         digest.update(bytes(path.relative_to(ROOT)) + b"\0" + path.read_bytes() + b"\0")
     marker = COMPILED_VENV / "installed"

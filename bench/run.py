@@ -121,10 +121,9 @@ def pip_versions() -> dict[str, str]:
 
 
 def described(python: Path) -> str:
-    """Say where an interpreter comes from, since how it was built makes a third of its speed."""
+    """Say where an interpreter comes from, since how it was built makes a part of its speed."""
     if python.parent == Path("/usr/bin"):
-        owner = first_line("dpkg", "-S", str(python)) if shutil.which("dpkg") else ""
-        return "Debian's" if owner.startswith("python3") else "the system's"
+        return "the distribution's"
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
     optimized = "--enable-optimizations" in arguments
     return f"built {'with' if optimized else 'without'} --enable-optimizations"

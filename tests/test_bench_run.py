@@ -418,3 +418,24 @@ def test_figures_are_put_into_a_page(tmp_path: Path) -> None:
 def test_help_is_there() -> None:
     done = subprocess.run([sys.executable, BENCH / "run.py", "--help"], stdout=subprocess.PIPE)
     assert b"--workloads" in done.stdout
+
+
+def test_another_python_has_all_installed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[object, ...]] = []
+
+    def run(*command: object) -> str:
+        made.append(command)
+        if "venv" in command:
+            (tmp_path / "venv").mkdir()
+        return ""
+
+    monkeypatch.setattr(install, "_run", run)
+    monkeypatch.setattr(install, "COMPILED_VENV", tmp_path / "venv")
+    monkeypatch.setattr(install, "BUILD", tmp_path / "build")
+    for python, commands in (("/a", 2), ("/a", 0), ("/b", 2)):
+        monkeypatch.setattr(install, "base_python", lambda python=python: Path(python))
+        made.clear()
+        assert install.install_compiled() == ""
+        assert len(made) == commands, made

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
 
 from fulgate.drivers.lead import SAMPLES_TO_BEGIN, Sample, Waiting
+from fulgate.drivers.worker import Worker
 
 
 def samples(
@@ -84,3 +87,18 @@ def test_samples_of_two_threads_are_not_compared() -> None:
     waiting.forget()
     assert waiting.hand_on(Sample(5.0, 0.001, 0.0, 0.0, 100)) is None
     assert waiting.per_request == 0.0
+
+
+def test_a_poll_that_goes_on_is_counted() -> None:
+    worker = Worker()
+    worker.thread = threading.current_thread()
+    try:
+        before = worker.sample()
+        if before is None:
+            pytest.skip("the kernel does not tell")
+        worker.polls_since = time.perf_counter() - 1
+        sample = worker.sample()
+        assert sample is not None
+        assert 1 <= sample.polled - before.polled < 2
+    finally:
+        worker.close()

@@ -15,6 +15,7 @@ from tests.command import Served
 from tests.model import STDIN
 from tests.raw import Raw, head, stream
 from tests.test_master import APP, Pool, children, until
+from tests.test_zero_loss import wait_for_ready
 
 DAY = 86400
 
@@ -41,11 +42,6 @@ def test_crashes_within_the_interval_have_all_workers_replaced(folder: Path) -> 
         after = pool.workers
         time.sleep(1.5)  # the master looks once a second: it does not start afresh for ever
         assert pool.workers == after
-
-
-def until_ready(served: Served, count: int) -> None:
-    """Wait until so many workers have got ready, those that have gone since among them."""
-    until(lambda: served.text.count(" is ready\n") == count, lambda: served.text)
 
 
 # "held" has the name of the command in which the application takes its time to load.
@@ -78,7 +74,7 @@ def test_crashes_within_the_interval_end_the_master_where_that_is_wanted(folder:
             until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
             busy = int((folder / "begun").read_text())
             for ready in (3, 4):
-                until_ready(served, ready)
+                wait_for_ready(served, ready)
                 os.kill((children(served.process.pid) - {busy}).pop(), signal.SIGKILL)
             served.wait_for("2 workers died within 60 s, and so all ends")
             (folder / "go").touch()
@@ -99,9 +95,9 @@ def test_what_ends_while_the_program_is_executed_anew_passes_its_connections_on(
     with Served("waits:app", *options, cwd=folder) as served, Raw(folder / "sock") as raw:
 
         def replaced_by(number: int, count: int) -> None:
-            until_ready(served, count - 2)
+            wait_for_ready(served, count - 2)
             served.process.send_signal(number)
-            until_ready(served, count)
+            wait_for_ready(served, count)
 
         raw.send(head("/"), stream(STDIN, 1, b""))
         until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
@@ -124,12 +120,12 @@ def test_others_serve_while_the_program_is_executed_anew(folder: Path, held: str
     (folder / "waits.py").write_text(WAITS)
     options = ("--bind", f"unix:{folder}/sock", "--workers", "2", "--log-level", "debug")
     with Served("waits:app", *options, cwd=folder) as served, Raw(folder / "sock") as raw:
-        until_ready(served, 2)
+        wait_for_ready(served, 2)
         raw.send(head("/"), stream(STDIN, 1, b""))
         until(lambda: (folder / "begun").exists() and (folder / "begun").read_text())
         worker = (folder / "begun").read_text()
         served.process.send_signal(signal.SIGHUP)  # so the worker ends, once it has answered
-        until_ready(served, 4)
+        wait_for_ready(served, 4)
         (folder / "held").write_text(held)
         before = children(served.process.pid)
         served.process.send_signal(signal.SIGUSR2)
@@ -138,6 +134,9 @@ def test_others_serve_while_the_program_is_executed_anew(folder: Path, held: str
         if held == "serve":
             served.wait_for("executing the program anew")
             until(lambda: len(children(served.process.pid)) >= 5, lambda: served.text)
+        else:
+            served.process.send_signal(signal.SIGUSR2)
+            served.wait_for("the program is being checked already")
         (folder / "go").touch()
         raw.expect()
         assert raw.answer().body == b"finished"
@@ -145,7 +144,7 @@ def test_others_serve_while_the_program_is_executed_anew(folder: Path, held: str
         assert (folder / "begun").read_text() != worker
         assert served.text.count(" is ready\n") == 4
         (folder / "held").write_text("")
-        until_ready(served, 6)
+        wait_for_ready(served, 6)
         assert raw.request().body == b"finished"
 
 

@@ -160,6 +160,20 @@ def test_folder_environment_umask_and_limits(project: Path) -> None:
     assert re.search(r'"GET / HTTP/1.1" 200 \d+ "-" "-" \d\.\d{6} id=the-id thread=\S+ ok\n', line)
 
 
+def test_what_wants_more_memory_than_there_may_be_gets_an_error(folder: Path) -> None:
+    (folder / "eats.py").write_text(
+        "def app(environ, start_response):\n"
+        "    size = int(environ['PATH_INFO'][1:])\n"
+        "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [str(len(bytes(size))).encode()]\n"
+    )
+    with Served("eats:app", "-b", "unix:s", "--rlimit-memory", "1g", cwd=folder) as served:
+        with pytest.raises(AssertionError):  # it is answered with 500
+            served.ask(f"/{2 << 30}")
+        assert served.ask("/5") == b"5"
+        assert "MemoryError" in served.text
+
+
 def test_json_access_log_on_standard_output(project: Path) -> None:
     with Served(
         "hello:app", "-b", "unix:s", "--access-logfile", "-", "--access-log-format", "json",

@@ -33,6 +33,7 @@ def nginx(running: Running, folder: Path) -> Nginx:
 
 
 def wait_for_ready(server: Served, count: int) -> None:
+    """Wait until so many workers have got ready, those that have gone since among them."""
     end = time.monotonic() + 100
     while len(re.findall(r"is ready$", server.text, re.MULTILINE)) < count:
         assert time.monotonic() < end, server.text

@@ -355,14 +355,11 @@ class Crew:
             fit = [e for e in fit if e.seen.generation == newest]
             random.shuffle(fit)
             for employee in fit:
-                connection, protocol = self.moving[0]
-                order = worker.CONNECTIONS[protocol]
                 try:
-                    socket.send_fds(employee.channel, [order], [connection.fileno()])
+                    worker.hand_over(employee.channel, *self.moving[0])
                 except OSError:
                     continue
                 self.moving.popleft()
-                connection.close()
                 break
             else:
                 return  # later

@@ -258,9 +258,7 @@ class Master:
         for former in self._strangers.values():
             if former.pool == pool:
                 with contextlib.suppress(OSError):  # it is gone; the next one
-                    order = worker.CONNECTIONS[protocol]
-                    socket.send_fds(former.channel, [order], [connection.fileno()])
-                    connection.close()
+                    worker.hand_over(former.channel, connection, protocol)
                     return
         crew = self._crew_of(connection, next(iter(self.crews.values())))
         crew.moving.append((connection, protocol))
@@ -379,7 +377,9 @@ class Master:
                 for crew in self.crews.values():
                     crew.resize(1 if number == signal.SIGTTIN else -1)
             case signal.SIGUSR2:
-                if self._execution is None and not self._stopping:
+                if self._execution is not None:
+                    log.warning("the program is being checked already, to be executed anew")
+                elif not self._stopping:
                     self._execution = self._execute(self)
 
     def _stop(self) -> None:

@@ -26,7 +26,6 @@ from fulgate.title import entitle
 
 __all__ = [
     "BLOCKED",
-    "CONNECTIONS",
     "CUT",
     "LATE",
     "PASS_ON",
@@ -35,6 +34,7 @@ __all__ = [
     "STOP",
     "Serves",
     "Worker",
+    "hand_over",
     "passed_on",
 ]
 
@@ -74,6 +74,15 @@ def passed_on(said: bytes, fds: Iterable[int]) -> Iterator[tuple[socket.socket, 
     named = {order[0]: name for name, order in CONNECTIONS.items()}
     for fd, order in zip(fds, [byte for byte in said if byte in named], strict=True):
         yield socket.socket(fileno=fd), named[order]
+
+
+def hand_over(channel: socket.socket, connection: socket.socket, protocol: str) -> None:
+    """Send a connection to whoever is at the other end, and close it here.
+
+    Raises OSError, and leaves it open, when nobody is.
+    """
+    socket.send_fds(channel, [CONNECTIONS[protocol]], [connection.fileno()])
+    connection.close()
 
 
 @dataclass
@@ -213,7 +222,7 @@ class _Life:
 
     def send(self, connection: socket.socket, protocol: str) -> None:
         with connection, contextlib.suppress(OSError):  # without a master it closes
-            socket.send_fds(self.master, [CONNECTIONS[protocol]], [connection.fileno()])
+            hand_over(self.master, connection, protocol)
 
     def late(self) -> None:
         self.tell(LATE)
